@@ -1,0 +1,80 @@
+"""Rollouts: the responses of the policy to each picture, and their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from actors.rows import DATA, FAULT, LOADED, Row, each, pictures, table
+from visvm.policy import SharedPrefixPolicy
+from visvm.records import ROLLOUTS, Candidate, Request
+from visvm.reward import ClipScorer
+from visvm.sentences import split_sentences
+
+ROLLED = pa.schema([*ROLLOUTS, *pa.schema(DATA + FAULT)])
+"""A rollout on its way to the rewards, which need the picture too."""
+
+REWARDED = pa.schema([*ROLLOUTS, *pa.schema(FAULT)])
+
+
+class Generate:
+    """LOADED -> ROLLED: one response a temperature, all of an image off one picture prefix."""
+
+    def __init__(self, policy: dict[str, Any], *, temperatures: Sequence[float], seed: int) -> None:
+        """``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
+        self.policy = SharedPrefixPolicy.from_pretrained(**policy)
+        self.temperatures, self.seed = tuple(temperatures), seed
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        assert batch.schema.equals(LOADED), batch.schema
+        return table(each(pictures(batch.to_pylist()), self._respond, stage="generate"), ROLLED)
+
+    def _respond(self, rows: list[Row]) -> list[Row]:
+        branches = self.policy.open([Request(row["picture"], row["prompt"], self.seed) for row in rows])
+        proposals = self.policy.propose(branches, self.temperatures, whole=True)
+        return [
+            {
+                **row,
+                "content_hash": row["picture"].content_hash,
+                "responses": [self._response(candidate) for candidate in candidates],
+            }
+            for row, candidates in zip(rows, proposals, strict=True)
+        ]
+
+    def _response(self, candidate: Candidate) -> Row:
+        return {
+            "temperature": candidate.temperature,
+            "seed": self.seed,
+            "text": candidate.text,
+            "sentences": split_sentences(candidate.text),
+            "num_tokens": len(candidate.token_ids),
+            "finish_reason": candidate.finish_reason,
+        }
+
+
+class Reward:
+    """ROLLED -> REWARDED: the similarity of every sentence with its picture."""
+
+    def __init__(self, reward: dict[str, Any]) -> None:
+        """``reward`` are keywords of ``ClipScorer.from_pretrained``."""
+        self.scorer = ClipScorer.from_pretrained(**reward)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        assert batch.schema.equals(ROLLED), batch.schema
+        return table(each(pictures(batch.to_pylist()), self._score, stage="reward"), REWARDED)
+
+    def _score(self, rows: list[Row]) -> list[Row]:
+        sentences = [[s for response in row["responses"] for s in response["sentences"]] for row in rows]
+        scores = self.scorer.similarities([row["picture"] for row in rows], sentences)
+        return [_rewarded(row, values) for row, values in zip(rows, scores, strict=True)]
+
+
+def _rewarded(row: Row, values: Sequence[float]) -> Row:
+    rewards = iter(values)
+    responses = [
+        {**response, "rewards": [next(rewards) for _ in response["sentences"]]}
+        for response in row["responses"]
+    ]
+    return {**row, "responses": responses}

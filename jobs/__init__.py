@@ -1,0 +1,1 @@
+"""One file = one command = one pipeline: ``visvm VERB`` or ``python -m jobs.NAME``."""

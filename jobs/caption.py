@@ -1,0 +1,132 @@
+"""Captions of pictures by a method of search.
+
+Writes OUT/captions (with the trace of every choice) and OUT/errors as parquet, and OUT/metrics.json.
+Killed and started again, it goes on from what is written.
+
+  visvm caption --images photos/ --method visvm --value runs/value/model --out runs/captions
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from actors.caption import CaptionWriter
+from jobs import ray_setup
+from jobs.command import run
+from jobs.models import check_policy, check_reward, check_value
+from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
+from jobs.tables import read_rows
+from visvm.prompts import DETAIL_PROMPTS
+from visvm.records import CAPTIONS
+from visvm.search import METHODS, SearchConfig
+
+PREDICTS = {"value": "value", "reward+future": "future"}
+logger = logging.getLogger(__name__)
+
+
+class CaptionConfig(PipelineConfig, SearchConfig):
+    """Configuration of caption: the pictures and models, and the options of the search."""
+
+    method: str = Field("greedy", description=", ".join(METHODS))
+    value: str | None = Field(None, description="visvm, reward_plus_future: directory of the value model")
+    prompts: str = Field(
+        DETAIL_PROMPTS[0], description='a prompt, "one" drawn for each picture or "all" nine'
+    )
+    centre: float | None = Field(  # type: ignore[assignment]
+        None,
+        description="reward at which a sentence is worth nothing, for visvm, reward_plus_future (default:"
+        " as trained) and oracle (default: 0); a higher one ends captions sooner",
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _is_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"expected one of {', '.join(METHODS)}")
+        return value
+
+
+def work(config: CaptionConfig) -> dict[str, Any]:
+    """Captions, then the counts."""
+    started = time.perf_counter()
+    units = make_units(config)
+    models = _check_models(config)
+    ray_setup.start()
+    out = Path(config.out)
+    stages = [_stage(config, models)]
+    write_units(units, out / "captions", CAPTIONS, stages=stages, config=config)
+    metrics = summary(out)
+    logger.info("%(num_captions)d captions of %(num_images)d images, %(num_errors)d failed", metrics)
+    return metrics | {"seconds": time.perf_counter() - started}
+
+
+def summary(out: Path) -> dict[str, Any]:
+    """The counts of a finished run folder; means are over captions."""
+    rows = list(read_rows(out / "captions"))
+    means = {
+        name: fmean(row[name] for row in rows) if rows else None
+        for name in ("num_generated_tokens", "num_value_calls", "seconds")
+    }
+    return {
+        "num_images": len({row["image_id"] for row in rows}),
+        "num_captions": len(rows),
+        "num_errors": sum(1 for _ in read_rows(out / "errors")),
+        "num_sentences": sum(len(row["sentences"]) for row in rows),
+        "finish_reasons": dict(Counter(row["finish_reason"] for row in rows)),
+        "num_generated_tokens": means["num_generated_tokens"],
+        "num_value_calls": means["num_value_calls"],
+        "seconds_per_caption": means["seconds"],
+    }
+
+
+def _check_models(config: CaptionConfig) -> dict[str, str | None]:
+    """The resolved models that the method needs; nothing is loaded yet."""
+    policy, needs = check_policy(config.policy), METHODS[config.method].needs
+    predict = PREDICTS.get(needs)
+    return {
+        "policy": policy,
+        "reward": check_reward(config.reward) if "reward" in needs else None,
+        "value": check_value(config.value, policy=policy, predict=predict) if predict else None,
+    }
+
+
+def _stage(config: CaptionConfig, models: dict[str, str | None]) -> Stage:
+    loading = ray_setup.loading(config.device, config.dtype)
+    search = {name: getattr(config, name) for name in SearchConfig.model_fields}
+    arguments = {
+        "policy": {"name": models["policy"], **loading, **config.policy_options},
+        "method": config.method,
+        "search": search | {"centre": config.centre or 0.0},
+        "scorer": {
+            "reward": {"name": models["reward"], **loading} if models["reward"] else None,
+            "value": {"name": models["value"], "centre": config.centre, **loading}
+            if models["value"]
+            else None,
+        },
+        "seed": config.seed,
+    }
+    return Stage(
+        CaptionWriter,
+        arguments,
+        min_actors=config.min_actors,
+        max_actors=config.max_actors,
+        num_gpus=config.num_gpus if loading["device"] == "cuda" else 0,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    return run(CaptionConfig, work, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

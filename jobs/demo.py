@@ -1,0 +1,250 @@
+"""The whole loop on the embedded world: rollouts, value model, search, fine-tuning, table and report.
+
+    visvm demo                                  about ten minutes on two cores
+    visvm demo --size full --out runs/full      a thousand test pictures, every curve; hours
+
+Every stage is another job in a folder below OUT; interrupted and started again, the demo goes on
+with the stage it was in. Writes OUT/metrics.json and OUT/report.html.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs import demo_report, finetune, train_value
+from jobs.command import run
+from jobs.stages import Metrics, Stages, check_options
+from visvm.config import Config
+from visvm.report import results_table
+from visvm.search import METHODS
+
+FULL = {
+    "num_train": 5000,
+    "num_sft": 3000,
+    "num_validation": 300,
+    "num_test": 1000,
+    "num_oracle": 300,
+    "num_step_sizes": 300,
+    "value_seeds": 3,
+    "centres": (0.8, 0.85, 0.9, 0.95, 1.0, 1.05),
+    "step_sizes": (1, 2, 4, 8, 16),
+    "value": {"epochs": 4},
+}
+LEARNED = {"visvm": "value", "reward_plus_future": "future"}
+logger = logging.getLogger(__name__)
+
+
+class DemoConfig(Config):
+    """Configuration of demo; --size sets every number that is not given."""
+
+    out: str = Field("runs/demo", description="folder of the run")
+    size: Literal["small", "full"] = Field("small", description="small or full")
+    seed: int = Field(0, ge=0, description="seed of every stage")
+    num_train: int = Field(600, ge=2, description="training pictures: rollouts and value model")
+    num_sft: int = Field(400, ge=2, description="training pictures captioned to fine-tune on")
+    num_validation: int = Field(0, ge=0, description="pictures that the reward centre is chosen on")
+    num_test: int = Field(150, ge=1, description="held-out pictures of the table")
+    num_oracle: int = Field(0, ge=0, description="test pictures for the oracle look-ahead (0: none)")
+    num_step_sizes: int = Field(0, ge=0, description="test pictures for the curve over --step-sizes")
+    value_seeds: int = Field(1, ge=1, description="value models, each with its own seed")
+    centres: tuple[float, ...] = Field(
+        (1.0,), min_length=1, description="reward centres to try, as shares of the mean reward"
+    )
+    step_sizes: tuple[int, ...] = Field((), description="step sizes K of the curve")
+    sft: tuple[str, ...] = Field(("greedy", "prm", "visvm"), description="methods to fine-tune on")
+    num_examples: int = Field(12, ge=0, description="test pictures in the report")
+    num_actors: int = Field(2, ge=1, description="processes that write captions")
+    value: dict[str, Any] = Field({}, description="more options of train-value")
+    finetune: dict[str, Any] = Field({}, description="more options of finetune")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size(cls, data: Any) -> Any:
+        is_full = isinstance(data, Mapping) and data.get("size") == "full"
+        return {**FULL, **data} if is_full else data
+
+    @field_validator("sft")
+    @classmethod
+    def _are_methods(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [method for method in value if method not in METHODS]:
+            raise ValueError(f"{unknown[0]!r} is no method; expected some of {', '.join(METHODS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> DemoConfig:
+        check_options(train_value.TrainValueConfig, self.value, policy="world", rollouts=("rollouts",))
+        check_options(finetune.FinetuneConfig, self.finetune, policy="world", captions=("captions",))
+        if len(self.centres) > 1 and not self.num_validation:
+            raise ValueError("several centres need --num-validation pictures to choose on")
+        if max(self.num_oracle, self.num_step_sizes) > self.num_test:
+            raise ValueError(f"num_oracle and num_step_sizes are some of the {self.num_test} test pictures")
+        return self
+
+
+class Demo:
+    """The pictures and stages of a run, and what the stages pass on."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self.config = config
+        common = {"policy": "world", "reward": "world", "min_actors": config.num_actors}
+        self.stages = Stages(
+            Path(config.out), config.seed, {**common, "max_actors": config.num_actors, "batch_size": 32}
+        )
+        self.centres: dict[str, float] = {}
+
+    def pictures(self) -> None:
+        """Training, validation and test pictures, of three splits of the world."""
+        counts = {
+            "train": max(self.config.num_train, self.config.num_sft),
+            "validation": self.config.num_validation,
+            "test": self.config.num_test,
+        }
+        for split, count in counts.items():
+            if count:
+                self.stages.pictures(f"pictures/{split}", split=split, count=count)
+
+    def learn(self) -> None:
+        """Rollouts of the training pictures, and from them the value models and the future model."""
+        train, stages, config = self.stages.path("pictures/train"), self.stages, self.config
+        stages.rollouts("rollouts", train, sample=config.num_train)
+        for seed in range(config.value_seeds):
+            options = {"seed": config.seed + seed, **config.value}
+            stages.value(self._value("visvm", seed), "rollouts", policy="world", **options)
+        stages.value(
+            self._value("reward_plus_future"), "rollouts", policy="world", predict="future", **config.value
+        )
+
+    def choose_centres(self) -> dict[str, Any]:
+        """For each learned method the centre whose captions are as long as greedy's on validation pictures.
+
+        Only centres that reach greedy's recall count, if one does. The curves are returned.
+        """
+        mean = self.stages.metrics("rollouts")["reward_mean"]
+        self.centres = dict.fromkeys(LEARNED, self.config.centres[0] * mean)
+        if len(self.config.centres) == 1:
+            return {}
+        images = self.stages.path("pictures/validation")
+        runs = {name: self._captions(name, "validation", images, name) for name in ("greedy", "prm")}
+        for method in LEARNED:
+            for share in self.config.centres:
+                name = f"{method}@{share:g}"
+                runs[name] = self._captions(name, "validation", images, method, centre=share * mean)
+        rows = by_name(self.stages.evaluation("evaluation/validation", images, runs))
+        curves = {
+            method: [
+                rows[f"{method}@{share:g}"] | {"method": method, "centre": share * mean}
+                for share in self.config.centres
+            ]
+            for method in LEARNED
+        }
+        self.centres = {method: match(curve, rows["greedy"])["centre"] for method, curve in curves.items()}
+        return {"centre": curves, "centre_compared": [rows["greedy"], rows["prm"]]}
+
+    def search(self) -> dict[str, str]:
+        """Captions of the test pictures by every method."""
+        runs = {"greedy": self._test("greedy", "greedy")}
+        runs["best_of_5"] = self._test("best_of_5", "best_of_n", samples_per_temperature=1)
+        runs["best_of_30"] = self._test("best_of_30", "best_of_n")
+        for method in ("prm", "mcts", *LEARNED):
+            runs[method] = self._test(method, method)
+        for seed in range(1, self.config.value_seeds):
+            value = self._value_model("visvm", seed)
+            runs[f"visvm_seed_{seed}"] = self._test(f"visvm_seed_{seed}", "visvm", value=value)
+        if self.config.num_oracle:
+            centre = self.centres["visvm"]
+            runs["oracle"] = self._test("oracle", "oracle", sample=self.config.num_oracle, centre=centre)
+        return runs
+
+    def distil(self) -> dict[str, str]:
+        """Policies fine-tuned on searched captions of training pictures; their greedy test captions."""
+        images, runs = self.stages.path("pictures/train"), {}
+        for method in self.config.sft:
+            captions = self._captions(method, "train", images, method, sample=self.config.num_sft)
+            policy = self.stages.finetune(f"sft/{method}", captions, policy="world", **self.config.finetune)
+            runs[f"sft_{method}"] = self._test(f"sft_{method}", "greedy", policy=policy)
+        return runs
+
+    def step_sizes(self) -> dict[str, Any]:
+        """The results of PRM and VisVM at every step size, on the same test pictures."""
+        if not (self.config.step_sizes and self.config.num_step_sizes):
+            return {}
+        options = {"sample": self.config.num_step_sizes}
+        runs = {
+            f"{method}@{k}": self._test(f"{method}@{k}", method, step_size=k, **options)
+            for method in ("prm", "visvm")
+            for k in self.config.step_sizes
+        }
+        result = self.stages.evaluation("evaluation/step_sizes", self.stages.path("pictures/test"), runs)
+        rows = by_name(result)
+        curves = {
+            method: [
+                rows[f"{method}@{k}"] | {"method": method, "step_size": k} for k in self.config.step_sizes
+            ]
+            for method in ("prm", "visvm")
+        }
+        return {"step_size": curves}
+
+    def _test(self, name: str, method: str, **options: Any) -> str:
+        return self._captions(name, "test", self.stages.path("pictures/test"), method, **options)
+
+    def _captions(self, name: str, split: str, images: str, method: str, **options: Any) -> str:
+        if method in LEARNED:
+            learned = {"value": self._value_model(method), "centre": self.centres[method]}
+            options = {**learned, **options}
+        return self.stages.captions(f"captions/{split}/{name}", images, method=method, **options)
+
+    def _value(self, method: str, seed: int = 0) -> str:
+        return f"value/{LEARNED[method]}-{seed}"
+
+    def _value_model(self, method: str, seed: int = 0) -> str:
+        return self.stages.path(self._value(method, seed)) + "/model"
+
+
+def work(config: DemoConfig) -> dict[str, Any]:
+    """The recipe, then the table and the report."""
+    demo = Demo(config)
+    demo.pictures()
+    demo.learn()
+    curves = demo.choose_centres()
+    runs = demo.search() | demo.distil()
+    curves |= demo.step_sizes()
+    result = demo.stages.evaluation("evaluation/test", demo.stages.path("pictures/test"), runs)
+    metrics = {
+        "rows": result["rows"],
+        "paired": result["paired"],
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "centres": demo.centres,
+        "curves": curves,
+    }
+    page = demo_report.write(demo.stages, runs, metrics)
+    print(f"\n{results_table(metrics['rows'])}\n\nreport: {page}")
+    return metrics
+
+
+def by_name(result: Metrics) -> dict[str, dict[str, Any]]:
+    """The rows of an evaluation by their method."""
+    return {row["method"]: row for row in result["rows"]}
+
+
+def match(curve: Sequence[Mapping[str, Any]], greedy: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row as long as ``greedy``, of those with its recall; the one of most recall if none has it."""
+    covering = [row for row in curve if row["recall"] >= greedy["recall"]]
+    if not covering:
+        return max(curve, key=lambda row: row["recall"])
+    return min(covering, key=lambda row: abs(row["num_sentences"] - greedy["num_sentences"]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    return run(DemoConfig, work, argv, doc=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""CHAIR, recall and length of captions, with intervals over images and paired differences.
+
+Captions are JSON lists of {"image_id", "caption"} or output folders of `visvm caption`; NAME=PATH
+names the row of the table. The work is light (some hundred captions a second on one core), so
+it runs in one process, without Ray.
+
+  visvm evaluate --captions captions.json --coco annotations/ --out runs/evaluation
+  visvm evaluate --captions greedy=runs/greedy visvm=runs/visvm --coco annotations/ --out runs/table
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from pydantic import Field
+
+from jobs.command import run
+from jobs.folder import MANIFEST
+from visvm.config import Config
+from visvm.metrics import Resampling, evaluate, read_truth
+from visvm.metrics.chair import Variant
+from visvm.report.table import paired_table, results_table
+
+COLUMNS = (
+    *("image_id", "caption", "prompt", "method", "finish_reason"),
+    *("num_generated_tokens", "num_value_calls", "seconds"),
+)
+logger = logging.getLogger(__name__)
+
+
+class EvaluateConfig(Config):
+    """Configuration of evaluate: the captions, the ground truth, the metric."""
+
+    captions: list[str] = Field(min_length=1, description="[NAME=]PATH of a JSON file or caption run, each")
+    coco: str = Field(description="folder with COCO's instances_*.json and captions_*.json")
+    variant: Variant = Field("original", description="CHAIR variant: original, wordnet")
+    out: str = Field(description="run folder: metrics.json")
+    num_resamples: int = Field(2000, ge=100, description="bootstrap resamples of the images")
+    seed: int = Field(0, ge=0, description="seed of the bootstrap")
+
+
+def work(config: EvaluateConfig) -> dict[str, Any]:
+    """Read and check everything, judge the captions, print the table."""
+    captions = read_captions(config.captions)
+    image_ids = (row["image_id"] for rows in captions.values() for row in rows)
+    truth = read_truth(config.coco, image_ids, variant=config.variant)
+    resampling = Resampling(num_resamples=config.num_resamples, seed=config.seed)
+    result = evaluate(captions, truth, variant=config.variant, resampling=resampling)
+    print(results_table(result["rows"]))
+    if result["paired"]:
+        print("\n" + paired_table(result["paired"]))
+    return result | {"runs": {source: _settings(_named(source)[1]) for source in config.captions}}
+
+
+def read_captions(sources: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """The captions of each source, by its name: as given, else the run's method or the file's name.
+
+    Raises:
+        ValueError: nothing there, malformed (which caption, what is wrong), or two with one name.
+    """
+    captions: dict[str, list[dict[str, Any]]] = {}
+    for source in sources:
+        given, path = _named(source)
+        rows = _read_json(path) if path.suffix == ".json" else _read_run(path)
+        _check(path, rows)
+        name = given or rows[0].get("method") or path.stem
+        if name in captions:
+            raise ValueError(f"two of the captions are called {name!r}: tell them apart by NAME=PATH")
+        captions[name] = rows
+    return captions
+
+
+def _named(source: str) -> tuple[str | None, Path]:
+    name, equals, path = source.partition("=")
+    if not equals or Path(source).expanduser().exists():
+        return None, Path(source).expanduser()
+    return name, Path(path).expanduser()
+
+
+def _read_json(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read captions {path}: {error}") from None
+    if not isinstance(rows, list):
+        raise ValueError(f'{path}: expected a list of {{"image_id", "caption"}}')
+    return rows
+
+
+def _read_run(path: Path) -> list[dict[str, Any]]:
+    files = [path] if path.suffix == ".parquet" else []
+    files = files or sorted((path / "captions").glob("*.parquet")) or sorted(path.glob("*.parquet"))
+    try:
+        tables = [pq.read_table(file, columns=[*COLUMNS]) for file in files]
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"cannot read captions in {path}: {error}") from None
+    if not tables:
+        raise ValueError(f"captions = {path}: expected a .json file or the output folder of visvm caption")
+    if (path / "config.yaml").exists() and not (path / MANIFEST).exists():
+        logger.warning("%s is not complete: its captions so far are judged", path)
+    return pa.concat_tables(tables).to_pylist()
+
+
+def _check(path: Path, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        raise ValueError(f"{path}: no captions in it")
+    for i, row in enumerate(rows):
+        if not _is_caption(row):
+            raise ValueError(f"{path}: caption {i} needs an image_id and a caption (text), got {row!r:.200}")
+
+
+def _is_caption(row: Any) -> bool:
+    if not isinstance(row, dict) or isinstance(row.get("image_id"), bool):
+        return False
+    return isinstance(row.get("image_id"), int | str) and isinstance(row.get("caption"), str)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What figures of these captions must be quoted with; empty where no run's config lies there."""
+    saved = path / "config.yaml"
+    config = yaml.safe_load(saved.read_text()) if saved.exists() else {}
+    return {name: config[name] for name in ("policy", "prompts", "max_new_tokens", "seed") if name in config}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    return run(EvaluateConfig, work, argv, doc=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Pictures -> rollouts with rewards -> (sentence, next sentence, reward) triples.
+
+The policy answers each picture five times (greedy and four temperatures), CLIP scores every sentence.
+Writes OUT/rollouts, OUT/triples and OUT/errors as parquet, and OUT/metrics.json. Killed and started
+again, it goes on from what is written.
+
+  visvm generate-triples --images photos/ --policy llava-hf/llava-v1.6-mistral-7b-hf \\
+      --reward ViT-L-14-336/openai --sample 9215 --out runs/triples
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field, field_validator
+
+from actors.generate import Generate, Reward
+from jobs import ray_setup
+from jobs.command import run
+from jobs.models import check_policy, check_reward
+from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
+from jobs.tables import parts, read_rows, write_table
+from visvm.records import ROLLOUTS, TRIPLES
+
+logger = logging.getLogger(__name__)
+
+
+class GenerateConfig(PipelineConfig):
+    """Configuration of generate-triples."""
+
+    temperatures: tuple[float, ...] = Field(
+        (0.0, 0.2, 0.4, 0.6, 0.8), description="one response each; 0 is greedy"
+    )
+    reward_num_gpus: float = Field(0.2, gt=0, description="GPUs of the reward actor, if the device is a GPU")
+
+    @field_validator("temperatures")
+    @classmethod
+    def _not_negative(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or min(value) < 0:
+            raise ValueError("expected one or more temperatures of at least 0")
+        return value
+
+
+def work(config: GenerateConfig) -> dict[str, Any]:
+    """Rollouts, then triples, then the counts."""
+    started = time.perf_counter()
+    units = make_units(config)
+    policy, reward = check_policy(config.policy), check_reward(config.reward)
+    ray_setup.start()
+    out = Path(config.out)
+    write_units(units, out / "rollouts", ROLLOUTS, stages=_stages(config, policy, reward), config=config)
+    write_triples(out)
+    metrics = summary(out)
+    logger.info("%(num_triples)d triples of %(num_images)d images, %(num_errors)d units failed", metrics)
+    return metrics | {"seconds": time.perf_counter() - started}
+
+
+def write_triples(out: Path) -> None:
+    """Explode OUT/rollouts into OUT/triples, file by file."""
+    for path in parts(out / "rollouts"):
+        rows = [row for rollout in pq.read_table(path).to_pylist() for row in triples(rollout)]
+        write_table(pa.Table.from_pylist(rows, schema=TRIPLES), out / "triples" / path.name)
+
+
+def triples(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of TRIPLES of one row of ROLLOUTS; the last sentence of a response has no next one."""
+    shared = {key: rollout[key] for key in ("image_id", "uri", "prompt")}
+    for index, response in enumerate(rollout["responses"]):
+        following = (*response["sentences"], None)[1:]
+        steps = zip(response["sentences"], following, response["rewards"], strict=True)
+        for step, (sentence, next_sentence, reward) in enumerate(steps):
+            yield {
+                **shared,
+                "response": index,
+                "step": step,
+                "sentence": sentence,
+                "next_sentence": next_sentence,
+                "reward": reward,
+            }
+
+
+def summary(out: Path) -> dict[str, Any]:
+    """The counts of a finished run folder; a triple is a sentence with its successor or the end."""
+    images: set[str] = set()
+    num_rollouts = num_tokens = 0
+    reasons: Counter[str] = Counter()
+    rewards: list[float] = []
+    for rollout in read_rows(out / "rollouts"):
+        images.add(rollout["image_id"])
+        num_rollouts += 1
+        for response in rollout["responses"]:
+            reasons[response["finish_reason"]] += 1
+            num_tokens += response["num_tokens"]
+            rewards += response["rewards"]
+    return {
+        "num_images": len(images),
+        "num_rollouts": num_rollouts,
+        "num_responses": reasons.total(),
+        "num_sentences": len(rewards),
+        "num_triples": sum(pq.read_metadata(path).num_rows for path in parts(out / "triples")),
+        "num_errors": sum(1 for _ in read_rows(out / "errors")),
+        "num_tokens": num_tokens,
+        "finish_reasons": dict(reasons),
+        "reward_mean": fmean(rewards) if rewards else None,
+        "reward_std": pstdev(rewards) if rewards else None,
+    }
+
+
+def _stages(config: GenerateConfig, policy: str, reward: str) -> list[Stage]:
+    loading = ray_setup.loading(config.device, config.dtype)
+    on_gpu = loading["device"] == "cuda"
+    generate = Stage(
+        Generate,
+        {
+            "policy": {"name": policy, **loading, **config.policy_options},
+            "temperatures": config.temperatures,
+            "seed": config.seed,
+        },
+        min_actors=config.min_actors,
+        max_actors=config.max_actors,
+        num_gpus=config.num_gpus if on_gpu else 0,
+    )
+    score = Stage(
+        Reward,
+        {"reward": {"name": reward, **loading}},
+        num_cpus=0.5,
+        num_gpus=config.reward_num_gpus if on_gpu else 0,
+    )
+    return [generate, score]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    return run(GenerateConfig, work, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

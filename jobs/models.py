@@ -1,0 +1,76 @@
+"""What a ``policy``, ``reward`` or ``value`` field of a job's config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import visvm
+from visvm.families import check_supported
+from visvm.reward import parse_name
+from visvm.value import check_value_model
+
+Kind = Literal["policy", "clip", "value"]
+WORLD = Path(visvm.__file__).parent / "world" / "weights"
+
+
+def resolve(name: str, kind: Kind) -> str:
+    """The directory (absolute, so that workers find it) or hub id that ``name`` stands for.
+
+    "world" is the embedded default; a directory is itself; anything else is a hub id.
+
+    Raises:
+        ValueError: a local path that is no directory.
+    """
+    if name == "world":
+        return str(_directory(WORLD / kind, "the embedded model"))
+    path = Path(name).expanduser()
+    if path.is_dir() or _is_path(name):
+        return str(_directory(path.absolute(), "model"))
+    return name
+
+
+def check_policy(name: str) -> str:
+    """Resolve a policy and look that it is a VLM of a supported family; ValueError if not."""
+    resolved = resolve(name, "policy")
+    check_supported(resolved)
+    return resolved
+
+
+def check_reward(name: str) -> str:
+    """Resolve a reward model and look that open_clip would know it; ValueError if not."""
+    resolved = resolve(name, "clip")
+    architecture, _ = parse_name(resolved)
+    if architecture.startswith("local-dir:") and not (Path(resolved) / "open_clip_config.json").is_file():
+        raise ValueError(f"reward model {resolved}: no open_clip_config.json in it")
+    return resolved
+
+
+def check_value(name: str | None, *, policy: str, predict: str) -> str:
+    """Resolve a value model and look that it predicts what is needed and fits ``policy``'s family.
+
+    Raises:
+        ValueError: none is given, it is no value model, or it does not fit.
+    """
+    if name is None:
+        raise ValueError("this method needs a value model: give --value DIR")
+    resolved = resolve(name, "value")
+    config = check_value_model(resolved)
+    if config.predict != predict:
+        raise ValueError(f"value model {name} predicts {config.predict!r}; this method needs {predict!r}")
+    family, base = check_supported(policy), check_supported(config.base_config)
+    if family != base:
+        raise ValueError(f"value model {name} is a {base} model, the policy {policy} a {family} model")
+    return resolved
+
+
+def _directory(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        raise ValueError(f"{what} {path}: no such directory")
+    return path
+
+
+def _is_path(name: str) -> bool:
+    """Whether ``name`` reads as a path and not as a hub id: "org/name" or "name"."""
+    first = Path(name).parts[0] if name else ""
+    return name.startswith((".", "~", "/")) or name.count("/") != 1 or Path(first).exists()

@@ -1,0 +1,205 @@
+"""Units through actors to parquet files: what generate-triples and caption share.
+
+The driver alone writes, in the order of the units, a file at a time and each in one step. So a run
+that was killed goes on after its last file and gives the same rows, each once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from pydantic import Field, field_validator, model_validator
+from ray.data import ActorPoolStrategy
+
+from actors.rows import UNITS, load
+from jobs import ray_setup, sources
+from jobs.tables import Files
+from visvm.config import Config
+from visvm.prompts import DETAIL_PROMPTS, prompt_for
+from visvm.records import ERRORS
+
+SECONDS_BETWEEN_REPORTS = 5.0
+logger = logging.getLogger(__name__)
+
+
+class PipelineConfig(Config):
+    """The fields of every job that takes pictures through a policy."""
+
+    images: str = Field(description="folder of pictures, parquet file or COCO annotation .json")
+    out: str = Field(description="run folder")
+    image_root: str | None = Field(
+        None, description="folder of a COCO json's pictures (else found beside it)"
+    )
+    sample: int | None = Field(None, ge=1, description="use so many of the pictures, drawn by --seed")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
+    prompts: str = Field("one", description='"one" drawn for each picture, "all" nine, or a prompt itself')
+    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
+    reward: str = Field("world", description='"world", local directory, hub id or ARCHITECTURE/WEIGHTS')
+    max_new_tokens: int = Field(512, ge=1, description="tokens a caption at most")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
+    )
+    batch_size: int = Field(32, ge=1, description="pictures an actor takes at a time")
+    min_actors: int = Field(1, ge=1, description="policy actors at first")
+    max_actors: int = Field(1, ge=1, description="policy actors at most")
+    num_gpus: float = Field(0.8, gt=0, description="GPUs of a policy actor, if the device is a GPU")
+    max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of unusable pictures")
+
+    @field_validator("prompts")
+    @classmethod
+    def _is_prompt(cls, value: str) -> str:
+        if value not in ("one", "all") and " " not in value.strip():
+            raise ValueError('expected "one", "all" or the text of a prompt')
+        return value
+
+    @model_validator(mode="after")
+    def _is_range(self) -> Self:
+        if self.min_actors > self.max_actors:
+            raise ValueError(f"min_actors = {self.min_actors} is more than max_actors = {self.max_actors}")
+        return self
+
+    @property
+    def policy_options(self) -> dict[str, Any]:
+        """The keywords of the policy that do not depend on the cluster."""
+        return {"max_new_tokens": self.max_new_tokens, "top_p": self.top_p}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One actor pool of a pipeline; ``arguments`` are the actor's keywords: names and options, no weights."""
+
+    actor: type
+    arguments: dict[str, Any]
+    min_actors: int = 1
+    max_actors: int = 1
+    num_cpus: float = 1
+    num_gpus: float = 0
+
+    def apply(self, dataset: ray.data.Dataset, batch_size: int) -> ray.data.Dataset:
+        """The dataset with this stage behind it."""
+        return dataset.map_batches(
+            self.actor,
+            fn_constructor_kwargs=self.arguments,
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(min_size=self.min_actors, max_size=self.max_actors),
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+        )
+
+
+def make_units(config: PipelineConfig) -> pa.Table:
+    """The UNITS of a job: each drawn picture with its prompts.
+
+    Raises:
+        ValueError: the source has no pictures, too few, or is malformed.
+    """
+    drawn = sources.draw(
+        sources.find(config.images, image_root=config.image_root), config.sample, config.seed
+    )
+    rows = [
+        {"id": unit_id(image_id, prompt), "image_id": image_id, "uri": uri, "prompt": prompt}
+        for image_id, uri in drawn
+        for prompt in _prompts(config, image_id)
+    ]
+    return pa.Table.from_pylist(rows, schema=UNITS)
+
+
+def unit_id(image_id: str, prompt: str) -> str:
+    """The stable id of an (image, prompt)."""
+    return f"{image_id}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+
+
+def write_units(
+    units: pa.Table, folder: Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
+) -> None:
+    """Take the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
+
+    Raises:
+        RuntimeError: more than ``max_error_share`` of the units failed.
+    """
+    ray_setup.check_room([(s.min_actors * s.num_cpus, s.min_actors * s.num_gpus) for s in stages])
+    errors = folder.parent / "errors"
+    shutil.rmtree(errors, ignore_errors=True)  # what failed in an earlier run is tried again
+    good, bad = Files(folder, schema), Files(errors, ERRORS)
+    batches = _batches(units, good.column("id"), config.batch_size)
+    num_todo = sum(batch.num_rows for batch in batches)
+    progress = Progress(folder.name, total=units.num_rows, done=units.num_rows - num_todo)
+    for table in _run(batches, stages, config.batch_size):
+        failed = pc.is_valid(table["error"])
+        good.add(table.filter(pc.invert(failed)).select(schema.names))
+        bad.add(_errors(table.filter(failed)))
+        progress.add(table.num_rows, num_errors=pc.sum(failed).as_py() or 0)
+        if progress.num_errors > config.max_error_share * units.num_rows:
+            break
+    good.flush()
+    bad.flush()
+    if progress.num_errors > config.max_error_share * units.num_rows:
+        raise RuntimeError(
+            f"{progress.num_errors} of {units.num_rows} units failed, more than max_error_share ="
+            f" {config.max_error_share}; the reasons are in {errors}"
+        )
+
+
+class Progress:
+    """Says every few seconds how far a job is, and how long the rest will take."""
+
+    def __init__(self, name: str, *, total: int, done: int) -> None:
+        self.name, self.total, self.done, self.skipped = name, total, done, done
+        self.num_errors = 0
+        self.started = self.reported = time.monotonic()
+        if done:
+            logger.info("%s: going on after %d of %d", name, done, total)
+
+    def add(self, num: int, *, num_errors: int) -> None:
+        """Count ``num`` more units, ``num_errors`` of them failed."""
+        self.done += num
+        self.num_errors += num_errors
+        now = time.monotonic()
+        if now - self.reported > SECONDS_BETWEEN_REPORTS or self.done == self.total:
+            self.reported = now
+            rate = (self.done - self.skipped) / (now - self.started)
+            rest = (self.total - self.done) / rate
+            message = "%s: %d of %d, %d failed, %.2g a second, %.0f s left"
+            logger.info(message, self.name, self.done, self.total, self.num_errors, rate, rest)
+
+
+def _batches(units: pa.Table, done: pa.ChunkedArray, size: int) -> list[pa.Table]:
+    """What is left to do, in the same batches as without a break: whole ones first, so they stay whole."""
+    whole = [units.slice(start, size) for start in range(0, units.num_rows, size)]
+    left = [batch.filter(pc.invert(pc.is_in(batch["id"], done))) for batch in whole]
+    return sorted((batch for batch in left if batch.num_rows), key=lambda batch: -batch.num_rows)
+
+
+def _run(batches: Sequence[pa.Table], stages: Sequence[Stage], batch_size: int) -> Iterator[pa.Table]:
+    if not batches:
+        return
+    dataset = ray.data.from_arrow(list(batches)).map_batches(
+        load, batch_size=batch_size, batch_format="pyarrow", num_cpus=ray_setup.READ_CPUS
+    )
+    for stage in stages:
+        dataset = stage.apply(dataset, batch_size)
+    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+
+def _errors(failed: pa.Table) -> pa.Table:
+    columns = {"uri": "uri", "image_id": "image_id", "stage": "stage", "reason": "error"}
+    return pa.table([failed[columns[name]] for name in ERRORS.names], schema=ERRORS)
+
+
+def _prompts(config: PipelineConfig, image_id: str) -> Sequence[str]:
+    if config.prompts == "all":
+        return DETAIL_PROMPTS
+    return [prompt_for(image_id, config.seed) if config.prompts == "one" else config.prompts]

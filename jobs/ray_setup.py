@@ -1,0 +1,101 @@
+"""Start Ray on this machine, or attach to the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+import ray.data
+
+ROOT = Path(__file__).parents[1]
+NUM_ATTEMPTS = 3
+READ_CPUS = 0.25
+logger = logging.getLogger(__name__)
+
+
+def start(*, num_cpus: int | None = None) -> None:
+    """Connect this process to Ray, once; a local cluster dies with the process.
+
+    A laptop gets twice its cores as logical CPUs: most of a pipeline's processes wait for the others.
+    """
+    if not ray.is_initialized():
+        _connect(num_cpus)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # jobs report themselves, which also reads well in a log file
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of actors that take long to load
+
+
+def loading(device: str, dtype: str) -> dict[str, str]:
+    """The device and dtype to load models with; "auto" is a GPU and bfloat16 where the cluster has one.
+
+    Raises:
+        ValueError: "cuda" on a cluster without a GPU.
+    """
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if device == "cuda" and not has_gpu:
+        raise ValueError("device = 'cuda', but this Ray cluster has no GPU; use --device cpu or auto")
+    if device == "auto":
+        device = "cuda" if has_gpu else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    return {"device": device, "dtype": dtype}
+
+
+def check_room(needs: Sequence[tuple[float, float]]) -> None:
+    """Look that (CPUs, GPUs) of each actor pool fit on this machine; a cluster may still grow.
+
+    Raises:
+        ValueError: Ray would wait for ever.
+    """
+    if "RAY_ADDRESS" in os.environ:
+        return
+    for name, wanted in (
+        ("CPU", sum(cpus for cpus, _ in needs) + READ_CPUS),
+        ("GPU", sum(g for _, g in needs)),
+    ):
+        room = ray.cluster_resources().get(name, 0)
+        if wanted > room:
+            raise ValueError(
+                f"the actors need {wanted:g} {name}s and Ray has {room:g}: lower min_actors or num_gpus"
+            )
+
+
+def _connect(num_cpus: int | None) -> None:
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        return
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Without this, Ray makes a token file in the home directory and asks for it everywhere.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
+    # The raylet gives up on its agents, and dies, after some 15 s: too few on a busy machine.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    _export_path()
+    for attempt in range(NUM_ATTEMPTS):
+        try:
+            _start_local(num_cpus or max(4, 2 * (os.cpu_count() or 1)))
+            return
+        except Exception:  # Ray raises no narrower type when it does not come up within 30 seconds
+            if attempt == NUM_ATTEMPTS - 1:
+                raise
+            logger.warning("Ray did not start in time; is this machine busy? Trying again")
+
+
+def _start_local(num_cpus: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
+
+
+def _export_path() -> None:
+    """Let workers import visvm, actors and jobs from this checkout, whatever the working directory."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)

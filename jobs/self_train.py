@@ -1,0 +1,116 @@
+"""Self-training: rollouts, value model, searched captions, a policy tuned on them; and again with that one.
+
+    visvm self-train --rounds 2 --out runs/self-train
+    visvm self-train --images photos/ --policy llava-hf/llava-v1.6-mistral-7b-hf \\
+        --reward ViT-L-14-336/openai --test-images coco/ --out runs/self-train
+
+Every stage is another job in a folder below OUT; interrupted and started again, it goes on with the
+stage it was in. The last policy is OUT/round-N/policy/model. With test pictures (a COCO folder with
+annotations) every policy's greedy captions are evaluated; the world brings its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs import caption, finetune, generate_triples, train_value
+from jobs.command import run
+from jobs.stages import Stages, check_options
+from visvm.config import Config
+from visvm.search import METHODS
+
+PREDICTS = {"value": "value", "reward+future": "future"}
+logger = logging.getLogger(__name__)
+
+
+class SelfTrainConfig(Config):
+    """Configuration of self-train; the sections are options of the jobs they are named after."""
+
+    out: str = Field(description="folder of the run")
+    images: str = Field("world", description='pictures to learn from: "world", folder, parquet or COCO json')
+    test_images: str | None = Field(None, description="COCO folder, with annotations, to evaluate on")
+    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
+    reward: str = Field("world", description='"world", local directory, hub id or ARCHITECTURE/WEIGHTS')
+    method: str = Field("visvm", description="how the captions to learn are written: " + ", ".join(METHODS))
+    rounds: int = Field(1, ge=1, description="how often")
+    seed: int = Field(0, ge=0, description="seed of every stage")
+    num_train: int = Field(600, ge=2, description="pictures of the world to learn from")
+    num_test: int = Field(150, ge=1, description="pictures of the world to evaluate on")
+    generate_triples: dict[str, Any] = Field({}, description="options of generate-triples")
+    train_value: dict[str, Any] = Field({}, description="options of train-value")
+    caption: dict[str, Any] = Field({}, description="options of caption, for the captions to learn")
+    finetune: dict[str, Any] = Field({}, description="options of finetune")
+
+    @field_validator("method")
+    @classmethod
+    def _is_method(cls, value: str) -> str:
+        if value not in METHODS:
+            raise ValueError(f"expected one of {', '.join(METHODS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> SelfTrainConfig:
+        check_options(generate_triples.GenerateConfig, self.generate_triples, images=self.images)
+        check_options(
+            train_value.TrainValueConfig, self.train_value, policy=self.policy, rollouts=("rollouts",)
+        )
+        check_options(caption.CaptionConfig, self.caption, images=self.images)
+        check_options(finetune.FinetuneConfig, self.finetune, policy=self.policy, captions=("captions",))
+        return self
+
+
+def work(config: SelfTrainConfig) -> dict[str, Any]:
+    """The rounds, then the evaluation of every policy on the way."""
+    stages = Stages(Path(config.out), config.seed, {"reward": config.reward})
+    images, test_images = _pictures(config, stages)
+    policy, tested = config.policy, {}
+    for number in range(config.rounds + 1):
+        if number:
+            policy = _round(config, stages, f"round-{number}", images=images, policy=policy)
+        if test_images:
+            name = f"round-{number}/test"
+            tested[f"round_{number}"] = stages.captions(name, test_images, method="greedy", policy=policy)
+    result = stages.evaluation("evaluation", test_images, tested) if test_images else {}
+    return {"policy": policy, "rows": result.get("rows", []), "paired": result.get("paired", [])}
+
+
+def _pictures(config: SelfTrainConfig, stages: Stages) -> tuple[str, str | None]:
+    if config.images != "world":
+        return config.images, config.test_images
+    train = stages.pictures("pictures/train", split="train", count=config.num_train)
+    test = config.test_images or stages.pictures("pictures/test", split="test", count=config.num_test)
+    return train, test
+
+
+def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, policy: str) -> str:
+    """One turn of the loop; the directory of the policy it ends with."""
+    options: dict[str, Any] = {"policy": policy, **config.caption}
+    predict = PREDICTS.get(METHODS[config.method].needs)
+    if predict:
+        stages.rollouts(f"{name}/rollouts", images, policy=policy, **config.generate_triples)
+        value = {**_rates(config, train_value), **config.train_value, "policy": policy, "predict": predict}
+        stages.value(f"{name}/value", f"{name}/rollouts", **value)
+        options["value"] = f"{stages.path(name)}/value/model"
+    captions = stages.captions(f"{name}/captions", images, method=config.method, **options)
+    tuning = {**_rates(config, finetune), **config.finetune, "policy": policy}
+    return stages.finetune(f"{name}/policy", captions, **tuning)
+
+
+def _rates(config: SelfTrainConfig, job: Any) -> dict[str, Any]:
+    """The world's own defaults also for the policies that come of it."""
+    return job.WORLD_DEFAULTS if config.policy == "world" else {}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    return run(SelfTrainConfig, work, argv, doc=__doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

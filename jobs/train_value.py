@@ -1,0 +1,193 @@
+"""Train a vision value model by TD learning on a policy's rollouts.
+
+    visvm train-value --policy world --rollouts runs/triples --out runs/value
+    visvm train-value --policy llava-hf/llava-v1.6-mistral-7b-hf --rollouts runs/triples \\
+        --num-workers 8 --bf16 --gradient-checkpointing --deepspeed cluster/deepspeed_zero3.json --out runs/7b
+
+The result, OUT/model, is what --value takes. OUT/curve.jsonl and OUT/tensorboard grow while it trains.
+A run that was cut off goes on from its last checkpoint when the same command is given again, and ends
+with the weights of a run that was not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+from pydantic import Field, model_validator
+
+from jobs import models, ray_setup, workers
+from jobs.command import run
+from visvm.records import RESPONSE, ROLLOUTS
+from visvm.training.captions import split
+from visvm.training.curve import Curve
+from visvm.training.rollouts import from_rows
+from visvm.training.sft import read_deepspeed
+from visvm.training.value_card import model_card
+from visvm.training.value_loop import ValueTrainer, ValueTraining, build, shard_while_loading
+
+# A model of two million parameters learns at another rate than one of seven billion.
+WORLD_DEFAULTS = {"learning_rate": 5e-4, "batch_size": 16, "micro_batch_size": 16, "epochs": 4}
+
+
+class TrainValueConfig(ValueTraining):
+    """``visvm train-value``."""
+
+    policy: str = Field(description='directory or hub id of the policy to start from, or "world"')
+    rollouts: tuple[str, ...] = Field(min_length=1, description="run folders of generate-triples")
+    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
+    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
+    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _world_defaults(cls, data: Any) -> Any:
+        is_world = isinstance(data, Mapping) and data.get("policy") == "world"
+        return {**WORLD_DEFAULTS, **data} if is_world else data
+
+
+def work(config: TrainValueConfig) -> dict[str, Any]:
+    """Check everything that can be checked, then train."""
+    files = [file for folder in config.rollouts for file in rollout_files(folder)]
+    resolved = {
+        "policy": models.check_policy(config.policy),
+        "deepspeed": read_deepspeed(config.deepspeed),
+        "out": str(Path(config.out).absolute()),
+    }
+    ray_setup.start()
+    return workers.fit(
+        train,
+        config.model_copy(update=resolved),
+        datasets={"rollouts": ray.data.read_parquet(files)},
+        # Every worker reads all rows (text, not pictures): which it trains on follows from the step
+        # alone, so a run is resumed exactly, and its batches do not depend on the number of workers.
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+    )
+
+
+def rollout_files(folder: str) -> list[str]:
+    """The parquet files of a rollouts folder (local or a URI), in order; a run folder stands for its own.
+
+    Raises:
+        ValueError: it is missing or empty, or holds something else.
+    """
+    path = folder if "://" in folder else str(_own(Path(folder).expanduser().absolute(), "rollouts"))
+    try:
+        filesystem, inside = pa.fs.FileSystem.from_uri(path)
+        found = filesystem.get_file_info(pa.fs.FileSelector(inside))
+        files = sorted(info.path for info in found if info.path.endswith(".parquet"))
+        rows = [_count(filesystem, file) for file in files]
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"cannot read rollouts from {folder}: {str(error).splitlines()[0]}") from None
+    if not sum(rows):
+        raise ValueError(f"rollouts = {folder}: no rollouts in it")
+    scheme = path.partition("://")[0] + "://" if "://" in path else ""
+    return [scheme + file for file in files]
+
+
+def _own(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _count(filesystem: pa.fs.FileSystem, file: str) -> int:
+    """Rows of one parquet file that must hold rollouts."""
+    parquet = pq.ParquetFile(file, filesystem=filesystem)
+    schema = parquet.schema_arrow
+    missing = set(ROLLOUTS.names) - set(schema.names)
+    if not missing:
+        responses = schema.field("responses").type
+        has = {field.name for field in responses.value_type} if pa.types.is_list(responses) else set()
+        missing = {f"responses.{field.name}" for field in RESPONSE} - {f"responses.{name}" for name in has}
+    if missing:
+        raise ValueError(f"{file} holds no rollouts: {', '.join(sorted(missing))} is missing")
+    return parquet.metadata.num_rows
+
+
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each worker runs: from the last checkpoint on, if there is one."""
+    config = TrainValueConfig.model_validate(settings)
+    context = ray.train.get_context()
+    if ray.train.torch.get_device().type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    started = time.monotonic()
+    trainer = _trainer(config)
+
+    def save() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            trainer.save(Path(folder))
+            written = any(Path(folder).iterdir())
+            checkpoint = ray.train.Checkpoint.from_directory(folder) if written else None
+            ray.train.report({"step": trainer.step}, checkpoint=checkpoint)
+
+    if context.get_world_rank() > 0:
+        trainer.run(log=lambda entry: None, checkpoint=save)
+        trainer.summary()
+        trainer.export(Path(config.out))
+        return {}
+    curve = Curve(Path(config.out), step=trainer.step)
+    trainer.run(log=curve.add, checkpoint=save)
+    metrics = {
+        **trainer.summary(),
+        "seconds": time.monotonic() - started,
+        **summarise(curve.close()),
+    }
+    _publish(trainer, config, metrics)
+    return metrics
+
+
+def _trainer(config: TrainValueConfig) -> ValueTrainer:
+    """This worker's trainer, as the last checkpoint left it."""
+    batches = ray.train.get_dataset_shard("rollouts").iter_batches(batch_size=None, batch_format="pyarrow")
+    rollouts = from_rows(row for batch in batches for row in batch.to_pylist())
+    part, held_out = split(rollouts, config.held_out)
+    sharding = shard_while_loading(config)
+    model = build(config.policy, part, config)
+    del sharding
+    device = ray.train.torch.get_device()
+    trainer = ValueTrainer(model, config, train=part, held_out=held_out, device=device)
+    if (checkpoint := ray.train.get_checkpoint()) is not None:
+        with checkpoint.as_directory() as folder:
+            trainer.load(Path(folder))
+    return trainer
+
+
+def _publish(trainer: ValueTrainer, config: TrainValueConfig, metrics: dict[str, Any]) -> None:
+    """Write OUT/model in one step."""
+    partial, folder = Path(config.out, "model.partial"), Path(config.out, "model")
+    trainer.export(partial)
+    card = model_card(config.policy, config, trainer.model.config, metrics)
+    (partial / "README.md").write_text(card)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def summarise(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The curve, the evaluations on held-out pictures, and the last of these."""
+    evaluations = [entry for entry in entries if "held_out" in entry]
+    return {
+        "held_out": evaluations[-1]["held_out"] if evaluations else None,
+        "curve": [entry for entry in entries if "held_out" not in entry],
+        "evaluations": evaluations,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see the module's docstring."""
+    return run(TrainValueConfig, work, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

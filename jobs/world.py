@@ -1,0 +1,70 @@
+"""Make pictures of the embedded world as a COCO folder, or train its models from nothing.
+
+visvm world make --split validation --count 100 --out runs/pictures
+visvm world train --out runs/world          (about an hour on two cores)
+visvm world train --short --out runs/short  (the same recipe in seconds; weak models)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from jobs.command import run
+from visvm.config import Config
+
+
+class MakeConfig(Config):
+    """Which pictures to make, and where."""
+
+    out: str = Field(description="folder for images/, instances_*.json and captions_*.json")
+    split: Literal["train", "validation", "test"] = Field("validation", description="which split")
+    count: int = Field(100, ge=1, le=1_000_000, description="how many pictures")
+    start: int = Field(0, ge=0, lt=1_000_000, description="index of the first picture")
+
+
+class TrainConfig(Config):
+    """How to train the world's models."""
+
+    out: str = Field(description="folder for the models (policy/, clip/) and the stages before them")
+    short: bool = Field(False, description="seconds instead of an hour; the models are weak")
+    seed: int = Field(0, ge=0, description="seed of every stage")
+
+
+def make(config: MakeConfig) -> dict[str, Any]:
+    """Write the pictures and their annotations."""
+    from visvm.world import coco
+
+    if config.start + config.count > 1_000_000:
+        raise ValueError(f"start + count must stay within 1000000, got {config.start + config.count}")
+    paths = coco.make(config.out, split=config.split, count=config.count, start=config.start)
+    return {"num_images": len(paths), "split": config.split}
+
+
+def train(config: TrainConfig) -> dict[str, Any]:
+    """Train tokenizer, sight, CLIP and policy; stages already saved in ``out`` are kept."""
+    from visvm.world import recipe
+
+    return recipe.train(config.out, short=config.short, seed=config.seed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``make ...`` or ``train ...``; the exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    verb = given[0] if given else ""
+    if verb == "make":
+        return run(MakeConfig, make, given[1:], doc=__doc__ or "")
+    if verb == "train":
+        return run(TrainConfig, train, given[1:], doc=__doc__ or "")
+    if verb in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    print(f"error: world takes make or train, got {verb!r}\n{__doc__}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""What tests share: small models and pictures made once, and one local Ray for all that need it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray for the whole session: marked tests use it, jobs that start one find it."""
+    import ray
+
+    from jobs import ray_setup
+
+    ray_setup.start(num_cpus=4)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _ray_for_marked_tests(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("local_ray")
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a random LLaVA."""
+    from tests.tiny import save
+
+    return save("llava", tmp_path_factory.mktemp("models") / "policy")
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a random CLIP."""
+    from tests.tiny_clip import make_clip
+
+    return make_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of eight small pictures and four files that are none."""
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(8):
+        tiny.picture(i).image.save(folder / f"{i:03d}.png")
+    whole = (folder / "000.png").read_bytes()
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("not a picture")
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("ignored")
+    return folder

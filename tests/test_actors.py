@@ -1,0 +1,144 @@
+"""The actors are plain classes over tables: what they compute, and what a bad row does to the others."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from actors.caption import CaptionWriter
+from actors.generate import Generate, Reward
+from actors.rows import LOADED, UNITS, Row, each, load
+from visvm.images import load as load_picture
+from visvm.policy import SharedPrefixPolicy
+from visvm.records import CAPTIONS, ROLLOUTS, Request
+from visvm.reward import ClipScorer
+from visvm.sentences import split_sentences
+from visvm.value import VisionValueModel
+
+SHORT = {"max_new_tokens": 30, "top_p": 0.9}
+TEMPERATURES = (0.0, 0.7, 0.9)
+
+
+@pytest.fixture(scope="module")
+def value(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a value model with a random head."""
+    torch.manual_seed(0)
+    model = VisionValueModel.from_policy(str(tiny_policy))
+    torch.nn.init.normal_(model.head.weight)
+    folder = tmp_path_factory.mktemp("value")
+    model.save_pretrained(folder)
+    return folder
+
+
+def units(photos: Path, *names: str) -> pa.Table:
+    rows = [
+        {"id": f"unit-{name}", "image_id": name, "uri": str(photos / name), "prompt": "Describe it."}
+        for name in names
+    ]
+    return pa.Table.from_pylist(rows, schema=UNITS)
+
+
+def by_image(table: pa.Table) -> dict[str, Row]:
+    return {row["image_id"]: row for row in table.to_pylist()}
+
+
+def test_a_file_is_read_or_its_reason_kept(photos: Path) -> None:
+    rows = by_image(load(units(photos, "000.png", "missing.png", "empty.jpg")))
+    assert rows["000.png"]["data"] == (photos / "000.png").read_bytes()
+    assert rows["000.png"]["error"] is None
+    assert rows["missing.png"]["stage"] == "read" and "No such file" in rows["missing.png"]["error"]
+    assert rows["empty.jpg"]["data"] == b""
+
+
+@pytest.fixture(scope="module")
+def rolled(tiny_policy: Path, photos: Path) -> pa.Table:
+    generate = Generate({"name": str(tiny_policy), **SHORT}, temperatures=TEMPERATURES, seed=5)
+    return generate(load(units(photos, "000.png", "missing.png", "empty.jpg", "cut.png", "001.png")))
+
+
+def test_responses_are_those_of_the_policy(rolled: pa.Table, tiny_policy: Path, photos: Path) -> None:
+    policy = SharedPrefixPolicy.from_pretrained(str(tiny_policy), **SHORT)
+    for name in ("000.png", "001.png"):
+        picture = load_picture(str(photos / name), id=name)
+        row = by_image(rolled)[name]
+        branch = policy.open([Request(picture, "Describe it.", 5)])
+        [expected] = policy.propose(branch, TEMPERATURES, whole=True)
+        assert row["content_hash"] == picture.content_hash
+        assert [r["text"] for r in row["responses"]] == [c.text for c in expected]
+        assert [r["num_tokens"] for r in row["responses"]] == [len(c.token_ids) for c in expected]
+        assert [r["finish_reason"] for r in row["responses"]] == [c.finish_reason for c in expected]
+        assert [r["temperature"] for r in row["responses"]] == pytest.approx(TEMPERATURES)
+        assert all(r["sentences"] == split_sentences(r["text"]) for r in row["responses"])
+
+
+def test_rewards_are_those_of_the_scorer(rolled: pa.Table, tiny_clip: Path, photos: Path) -> None:
+    rewarded = Reward({"name": str(tiny_clip)})(rolled)
+    scorer = ClipScorer.from_pretrained(str(tiny_clip))
+    assert rewarded.schema.names == [*ROLLOUTS.names, "stage", "error"]
+    rows = by_image(rewarded)
+    for name in ("000.png", "001.png"):
+        picture = load_picture(str(photos / name), id=name)
+        for response in rows[name]["responses"]:
+            [expected] = scorer.similarities([picture], [response["sentences"]])
+            assert response["rewards"] == pytest.approx(expected, abs=1e-6)
+    assert {name: row["stage"] for name, row in rows.items() if row["error"]} == {
+        "missing.png": "read",
+        "empty.jpg": "decode",
+        "cut.png": "decode",
+    }
+
+
+@pytest.fixture(scope="module")
+def scorers(tiny_clip: Path, value: Path) -> dict[str, dict[str, Any]]:
+    nothing = {"reward": None, "value": None}
+    prm = {"reward": {"name": str(tiny_clip)}, "value": None}
+    learned = {"reward": None, "value": {"name": str(value), "centre": 0.1}}
+    return {"greedy": nothing, "prm": prm, "best_of_n": prm, "visvm": learned}
+
+
+@pytest.mark.parametrize("method", ["greedy", "prm", "visvm", "best_of_n"])
+def test_captions_do_not_depend_on_the_batch(
+    method: str, tiny_policy: Path, photos: Path, scorers: dict[str, dict[str, Any]]
+) -> None:
+    search = {"temperatures": (0.5, 0.9), "samples_per_temperature": 2}
+    writer = CaptionWriter(
+        {"name": str(tiny_policy), **SHORT}, method=method, search=search, scorer=scorers[method], seed=1
+    )
+    names = ("000.png", "cut.png", "001.png", "002.png")
+    together = by_image(writer(load(units(photos, *names))))
+    assert "truncated" in together.pop("cut.png")["error"]
+    for name, row in together.items():
+        [alone] = writer(load(units(photos, name))).to_pylist()
+        same = [column for column in CAPTIONS.names if column not in ("seconds", "values", "trace")]
+        assert {column: row[column] for column in same} == {column: alone[column] for column in same}
+        assert row["method"] == method and row["caption"] == "".join(row["sentences"])
+        assert (row["num_value_calls"] > 0) == (method != "greedy")
+        assert (len(row["trace"]) > 0) == (method != "greedy")
+        for step in row["trace"]:
+            values = [candidate["value"] for candidate in step["candidates"]]
+            assert values[step["choice"]] == max(values)
+
+
+def test_a_batch_that_fails_is_halved_until_the_rows_at_fault_stand_alone() -> None:
+    calls = []
+
+    def work(rows: list[Row]) -> list[Row]:
+        calls.append([row["id"] for row in rows])
+        if any(row["id"] in (3, 6) for row in rows):
+            raise RuntimeError("out of memory")
+        return [{**row, "done": True} for row in rows]
+
+    rows = [{"id": i, "image_id": str(i), "error": "old" if i == 1 else None} for i in range(8)]
+    result = each(rows, work, stage="test")
+    assert [row["id"] for row in result] == list(range(8))
+    assert [row["id"] for row in result if row.get("done")] == [0, 2, 4, 5, 7]
+    assert [row["error"] for row in result if row["error"]] == ["old"] + ["RuntimeError: out of memory"] * 2
+    assert calls[0] == [0, 2, 3, 4, 5, 6, 7]
+    assert each([], work, stage="test") == []
+
+
+def test_actors_refuse_tables_of_another_schema(tiny_clip: Path) -> None:
+    with pytest.raises(AssertionError):
+        Reward({"name": str(tiny_clip)})(LOADED.empty_table())

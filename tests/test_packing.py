@@ -1,0 +1,171 @@
+"""Packed TD training equals the one-by-one computation, in losses and in every gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import tiny
+from visvm.engine.packing import TokenTree, pack_trees, tree_mask
+from visvm.records import Picture
+from visvm.training.packing import Packer, collate
+from visvm.training.td import NO_STATE, Response, num_pairs, td_loss
+from visvm.value import VisionValueModel
+
+PICTURES = [tiny.picture(0), tiny.picture(1, width=64, height=28), tiny.picture(2, width=30, height=60)]
+RESPONSES = [
+    [
+        Response(
+            ("A dog sits.", " A cat sleeps near it.", " The sky is blue."), (0.3, 0.1, 0.2), stopped=True
+        ),
+        Response(("A dog sits.", " Two people ride"), (0.3, 0.5), stopped=False),
+    ],
+    [Response(("A cup is on the table.",), (0.25,), stopped=True)],
+    [
+        Response(
+            ("The scene looks calm.", " A dog sits.", " The sky is blue."), (0.1, 0.2, 0.3), stopped=True
+        ),
+        Response(("The sky is blue.",), (0.3,), stopped=True),
+    ],
+]
+
+
+def value_model(folder: Path, name: str, **config: Any) -> VisionValueModel:
+    """A tiny value model with a head that is not zero."""
+    model = VisionValueModel.from_policy(str(tiny.save(name, folder / name)), **config)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.head.weight)
+    return model.double()
+
+
+def plain_outputs(model: VisionValueModel, picture: Picture, text: tuple[int, ...]) -> torch.Tensor:
+    """Value and length behind one text, by the model's own forward over one whole sequence."""
+    family = model.family
+    inputs = dict(family.preprocess([picture]))
+    ids = inputs.pop("input_ids")[0].tolist()
+    head = ids[: len(ids) - ids[::-1].index(family.image_token_id)]
+    tokens = torch.tensor([[*head, *text]])
+    given = {name: inputs[name] for name in family.image_inputs}
+    given["pixel_values"] = given["pixel_values"].double()
+    if family.has_position_axes:
+        given["mm_token_type_ids"] = (tokens == family.image_token_id).int()
+    out = model.base(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, **given)
+    return model.head(out.last_hidden_state[0, -1])
+
+
+def plain_loss(model: VisionValueModel, picture: Picture, response: Response) -> torch.Tensor:
+    """The TD loss of one response, written out sentence by sentence."""
+    config, end = model.config, model.family.tokenizer.eos_token_id
+    texts = [tuple(model.family.text_ids(sentence.strip())) for sentence in response.sentences]
+    if config.state == "prefix":
+        texts = [sum(texts[: i + 1], ()) for i in range(len(texts))]
+    if response.stopped:
+        texts[-1] = (*texts[-1], end)
+    outputs = [plain_outputs(model, picture, text) for text in texts]
+    loss = torch.zeros(2)
+    for i in range(len(texts)):
+        reward = torch.tensor([(response.rewards[i] - config.reward_centre) / config.reward_scale, 1.0])
+        if i + 1 < len(texts):
+            target = reward + config.gamma * outputs[i + 1].detach()
+        elif response.stopped:
+            target = reward
+        else:
+            continue
+        loss = loss + (target - outputs[i]) ** 2
+    return loss
+
+
+@pytest.mark.parametrize("state", ["sentence", "prefix"])
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_vl"])
+def test_packed_loss_and_gradients_equal_one_by_one(tmp_path: Path, name: str, state: str) -> None:
+    model = value_model(tmp_path, name, state=state, reward_centre=0.2, reward_scale=0.1)
+    packs = [Packer(model.reader).pack(responses) for responses in RESPONSES]
+    packed, pairs = collate(packs)
+    assert len(pairs) == 9
+    loss = td_loss(model(model.family.preprocess(PICTURES), packed), pairs, gamma=model.config.gamma)
+    loss.sum().backward()
+    gradients = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    plain = sum(
+        plain_loss(model, picture, response)
+        for picture, responses in zip(PICTURES, RESPONSES, strict=True)
+        for response in responses
+    )
+    plain.sum().backward()
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=0)
+    assert any("vision_tower" in key or "visual" in key for key in gradients)
+    for key, p in model.named_parameters():
+        if p.grad is not None:
+            scale = p.grad.abs().max().item()
+            torch.testing.assert_close(gradients[key], p.grad, rtol=0, atol=1e-5 * scale + 1e-9, msg=key)
+
+
+def texts(model: VisionValueModel, responses: list[Response]) -> set[tuple[int, ...]]:
+    """The tokens of the distinct sentence states of some responses."""
+    return {
+        model.reader.sentence_ids(text, one.stopped and i == len(one.sentences) - 1)
+        for one in responses
+        for i, text in enumerate(one.sentences)
+    }
+
+
+def test_what_occurs_again_is_computed_once(tmp_path: Path) -> None:
+    """One prefix a picture, one place a token path: the packed row has no token to spare."""
+    model = value_model(tmp_path, "llava")
+    for responses in RESPONSES:
+        pack = Packer(model.reader).pack(responses)
+        distinct = texts(model, responses)
+        assert len(pack.states) == len(distinct)
+        assert len(pack.pairs) == sum(map(num_pairs, responses))
+        packed, _ = collate([pack])
+        paths = {ids[:end] for ids in distinct for end in range(1, len(ids) + 1)}
+        assert packed.tokens.shape == (1, len(paths))
+
+
+def test_the_end_is_marked_only_where_the_policy_ended(tmp_path: Path) -> None:
+    model = value_model(tmp_path, "llava")
+    packed, pairs = collate([Packer(model.reader).pack(RESPONSES[0])])
+    read = packed.tokens[packed.rows, packed.columns]
+    is_last = pairs.following == NO_STATE
+    assert (
+        (read[pairs.state] == model.reader.end_id).tolist() == is_last.tolist() == [False, False, True, False]
+    )
+
+
+def test_without_terminal_case_the_last_sentence_bootstraps_from_the_bare_end(tmp_path: Path) -> None:
+    model = value_model(tmp_path, "llava", terminal=False)
+    packed, pairs = collate([Packer(model.reader).pack(RESPONSES[1])])
+    bare = pairs.following[0]
+    assert bare != pairs.state[0]
+    assert packed.tokens[0, packed.columns[bare]] == model.reader.end_id
+    assert packed.depths[0, packed.columns[bare]] == 0
+
+
+@given(st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=5), min_size=1, max_size=6))
+def test_every_token_sees_exactly_its_own_path(texts: list[list[int]]) -> None:
+    tree = TokenTree()
+    nodes = [tree.add(text) for text in texts]
+    packed = pack_trees([tree], [[node for path in nodes for node in path]])
+    mask = tree_mask(packed.ends)[0, 0]
+    columns = iter(packed.columns.tolist())
+    for text in texts:
+        path = [next(columns) for _ in text]
+        assert packed.tokens[0, path].tolist() == text
+        assert packed.depths[0, path].tolist() == list(range(len(text)))
+        assert mask[path[-1]].nonzero().flatten().tolist() == path
+
+
+def test_padding_sees_only_itself() -> None:
+    mask = tree_mask(torch.tensor([[4, 0, 4, 4, 0]]))[0, 0]
+    assert mask.int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0],
+        [1, 0, 1, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]

@@ -1,0 +1,128 @@
+"""Packing with gradient: behind each picture's prefix, a tree of tokens whose paths are the texts.
+
+Texts that begin alike share their beginning, and each token sees the prefix and its own path, so losses
+and gradients equal those of one sequence a text. In depth-first order a token's descendants are the
+run of tokens up to its ``end``, so the mask is k <= q < end[k]: dense here, and as one line the mask
+function of a block-sparse kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from visvm.families import EncodedPicture
+
+
+class TokenTree:
+    """Texts of one picture, as token ids: each distinct path of tokens is stored once."""
+
+    def __init__(self) -> None:
+        self._children: list[dict[int, int]] = [{}]
+
+    def add(self, ids: Sequence[int]) -> list[int]:
+        """Add a text; the nodes of its tokens, by which they are read. The root (no token) is 0."""
+        node, path = 0, []
+        for token in ids:
+            children = self._children[node]
+            if token not in children:
+                children[token] = len(self._children)
+                self._children.append({})
+            node = children[token]
+            path.append(node)
+        return path
+
+    def __len__(self) -> int:
+        return len(self._children) - 1
+
+    def lay_out(self) -> TreeRow:
+        """The tokens in depth-first order."""
+        tokens, depths, ends = ([0] * len(self) for _ in range(3))
+        columns: dict[int, int] = {}
+        stack = [(node, token, 0) for token, node in reversed(self._children[0].items())]
+        while stack:
+            node, token, depth = stack.pop()
+            if token < 0:  # all that hangs on the node is laid out
+                ends[columns[node]] = len(columns)
+                continue
+            column = columns[node] = len(columns)
+            tokens[column], depths[column] = token, depth
+            stack.append((node, -1, depth))
+            children = reversed(self._children[node].items())
+            stack += [(child, after, depth + 1) for after, child in children]
+        return TreeRow(tokens, depths, ends, columns)
+
+
+@dataclass(frozen=True)
+class TreeRow:
+    """A tree in depth-first order: tokens, their depth, the end of their descendants; columns by node."""
+
+    tokens: list[int]
+    depths: list[int]
+    ends: list[int]
+    columns: dict[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """The trees of B pictures in rows of S tokens, and the tokens to read.
+
+    ``tokens``, ``depths`` and ``ends`` (0 for padding) are [B, S]; ``rows`` and ``columns`` [reads].
+    """
+
+    tokens: Tensor
+    depths: Tensor
+    ends: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(*(getattr(self, one.name).to(device) for one in fields(self)))
+
+
+def pack_trees(trees: Sequence[TokenTree], reads: Sequence[Sequence[int]]) -> Packed:
+    """One row a picture; ``reads`` are the nodes of its tree to read."""
+    rows = [tree.lay_out() for tree in trees]
+    places = [(i, rows[i].columns[node]) for i, nodes in enumerate(reads) for node in nodes]
+    where = torch.tensor(places, dtype=torch.long).view(-1, 2)
+    tokens, depths, ends = (
+        _pad([getattr(row, name) for row in rows]) for name in ("tokens", "depths", "ends")
+    )
+    return Packed(tokens, depths, ends, where[:, 0], where[:, 1])
+
+
+def join_prefixes(
+    encoded: Sequence[EncodedPicture], packed: Packed, embeds: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Put the pictures before the ``embeds`` [B, S, hidden] of their trees.
+
+    Returns the inputs [B, P + S, hidden], their rotary positions [3, B, P + S] and the mask
+    [B, 1, P + S, P + S]; the trees are the last S columns.
+    """
+    prefix = pad_sequence([one.embeds for one in encoded], batch_first=True)
+    positions = pad_sequence([one.positions.T for one in encoded], batch_first=True).permute(2, 0, 1)
+    starts = torch.tensor([one.next_position for one in encoded], device=embeds.device)
+    own = (packed.depths + starts[:, None]).expand(3, -1, -1)
+    length, room = prefix.shape[1] + embeds.shape[1], prefix.shape[1]
+    # Everything behind a picture descends from it, but nothing from the padding after it.
+    ends = pad_sequence(
+        [packed.ends.new_full((len(one.embeds),), length) for one in encoded], batch_first=True
+    )
+    mask = tree_mask(torch.cat([ends, packed.ends + room], dim=1))
+    return torch.cat([prefix, embeds], dim=1), torch.cat([positions, own], dim=2), mask
+
+
+def tree_mask(ends: Tensor) -> Tensor:
+    """[B, L] ends -> [B, 1, L, L] bool: key k is seen by query q if k <= q < ends[k], or k = q."""
+    place = torch.arange(ends.shape[1], device=ends.device)
+    query, key = place[:, None], place
+    # Padding sees itself, so that no row of the softmax is empty.
+    return ((key <= query) & (query < ends[:, None, :]) | (key == query))[:, None]
+
+
+def _pad(rows: list[list[int]]) -> Tensor:
+    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)

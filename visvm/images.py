@@ -1,0 +1,129 @@
+"""Pictures from files: the one place where image bytes are decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import pyarrow.fs
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from visvm.records import Picture
+
+MAX_PIXELS = 64 * 2**20
+MAX_BYTES = 64 * 2**20
+# A closed list: Pillow's other plugins are little tested, and EPS would run an interpreter.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+_PARQUET_ROW = re.compile(r"(?P<file>.+)#(?P<column>\w+)=(?P<row>\d+)")
+
+
+def load(
+    uri: str, *, id: str | None = None, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> Picture:
+    """Read and decode one picture, by anything that ``read`` takes; ``id`` is else the file's stem.
+
+    Raises:
+        ValueError: the file cannot be read or is not a usable picture, with the reason.
+    """
+    data = read(uri, max_bytes=max_bytes)
+    return decode(data, id=id or PurePosixPath(uri).stem, uri=uri, max_pixels=max_pixels)
+
+
+def read(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a local path, a URI of a pyarrow filesystem, or one row of a parquet file.
+
+    "FILE#COLUMN=ROW" names a row whose column holds bytes or the hub's struct {bytes, path}.
+
+    Raises:
+        ValueError: the file cannot be read or is larger than ``max_bytes``.
+    """
+    row = _PARQUET_ROW.fullmatch(uri)
+    try:
+        data = _read_row(row["file"], row["column"], int(row["row"])) if row else _read_file(uri, max_bytes)
+    except (OSError, LookupError, pyarrow.lib.ArrowException) as error:
+        raise ValueError(f"cannot read {uri}: {error}") from None
+    if len(data) > max_bytes:
+        raise ValueError(f"{uri} is larger than {max_bytes} bytes")
+    return data
+
+
+def decode(data: bytes, *, id: str, uri: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode the bytes of one picture: upright by its EXIF, first frame, RGB, transparency on white.
+
+    Raises:
+        ValueError: empty, unreadable, truncated or above ``max_pixels``, with the reason.
+    """
+    if not data:
+        raise ValueError(f"{uri} is empty (zero bytes)")
+    try:
+        image = _rgb(_upright(_pixels(data, max_pixels)))
+    except Exception as error:  # hostile bytes make decoders raise anything
+        raise ValueError(f"{uri} is not a usable picture: {error or type(error).__name__}") from None
+    return Picture(id=id, uri=uri, content_hash=content_hash(data), image=image)
+
+
+def content_hash(data: bytes) -> str:
+    """The identity of a file's content: the first 128 bits of its SHA-256, in hex."""
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _read_file(uri: str, max_bytes: int) -> bytes:
+    if "://" not in uri:
+        with Path(uri).open("rb") as file:
+            return file.read(max_bytes + 1)
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return stream.read(max_bytes + 1)
+
+
+def _read_row(file: str, column: str, row: int) -> bytes:
+    parquet = _parquet(file)
+    for group in range(parquet.num_row_groups):
+        num_rows = parquet.metadata.row_group(group).num_rows
+        if row < num_rows:
+            value = _column(file, column, group)[row].as_py()
+            data = value["bytes"] if isinstance(value, dict) else value
+            return data or b""
+        row -= num_rows
+    raise IndexError("the file has fewer rows")
+
+
+@lru_cache(maxsize=4)
+def _parquet(uri: str) -> pq.ParquetFile:
+    if "://" not in uri:
+        return pq.ParquetFile(uri)
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+    return pq.ParquetFile(path, filesystem=filesystem)
+
+
+@lru_cache(maxsize=2)  # rows are read in order: the group of the last row is that of the next
+def _column(uri: str, column: str, group: int) -> pyarrow.ChunkedArray:
+    return _parquet(uri).read_row_group(group, columns=[column]).column(column)
+
+
+def _pixels(data: bytes, max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > max_pixels:  # known from the header, before any pixel is decoded
+        raise ValueError(f"{image.width} x {image.height} is more than {max_pixels} pixels")
+    image.load()
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grayscale: convert() would clip it to white
+        image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")

@@ -1,0 +1,37 @@
+"""Bootstrap intervals over images: pictures are drawn anew, with all that was counted in each."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def resample(counts: Array, *, num_resamples: int, seed: int) -> Array:
+    """Totals [num_resamples, columns] over images drawn with replacement, of ``counts`` [images, columns].
+
+    Equal numbers of images, resamples and seed draw the same images, so columns can be compared.
+    """
+    return _weights(len(counts), num_resamples, seed) @ counts
+
+
+def ratios(totals: Array, numerators: list[int], denominators: list[int]) -> Array:
+    """Columns divided by columns, of totals [..., columns]; nothing out of nothing is 0."""
+    above, below = totals[..., numerators], totals[..., denominators]
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def interval(samples: Array, *, confidence: float = 0.95) -> list[list[float]]:
+    """The percentile interval [low, high] of each column of ``samples`` [num_resamples, columns]."""
+    tail = (1 - confidence) / 2
+    return np.quantile(samples, [tail, 1 - tail], axis=0).T.tolist()
+
+
+@lru_cache(maxsize=2)
+def _weights(num_images: int, num_resamples: int, seed: int) -> Array:
+    generator = np.random.default_rng(seed)
+    chances = np.full(num_images, 1 / num_images)
+    return generator.multinomial(num_images, chances, size=num_resamples).astype(np.float64)

@@ -1,0 +1,234 @@
+"""The data every stage passes on: dataclasses for the library, Arrow schemas for the files.
+
+The three seams of the system are the Protocols here: ``Policy``, ``Scorer`` and ``Search``.
+Everything else is concrete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+import pyarrow as pa
+from PIL import Image
+
+FinishReason = Literal["sentence", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: upright, RGB, with the hash of its file's bytes as its identity in caches."""
+
+    id: str
+    uri: str
+    content_hash: str
+    image: Image.Image = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One caption to write. The text depends on (seed, picture.id, prompt) and nothing else."""
+
+    picture: Picture
+    prompt: str
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposed continuation: one sentence, or all the rest of the caption.
+
+    ``text`` is the exact continuation (leading white space included), so texts join losslessly.
+    ``finish_reason`` is "stop" where the policy ended the caption right after it, "length" where
+    it ran out of tokens, else "sentence". ``log_prob`` is the sum over its tokens, in nats, under
+    the policy at temperature 1.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    temperature: float
+    log_prob: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether the caption is over once this candidate is chosen."""
+        return self.finish_reason != "sentence"
+
+
+class Branch(Protocol):
+    """A caption in progress. Immutable: ``Policy.commit`` gives a new one, the old stays usable."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def sentences(self) -> tuple[str, ...]: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Writes captions over a picture that is encoded once."""
+
+    def open(self, requests: Sequence[Request]) -> list[Branch]:
+        """Encode the pictures and prompts; one empty branch for each request."""
+        ...
+
+    def propose(
+        self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
+    ) -> list[list[Candidate]]:
+        """For each branch one candidate a temperature (0 = greedy): a sentence, or all the rest.
+
+        Candidate j of a branch is sampled with a seed derived from (seed, image id, prompt, text
+        so far, j), so it does not depend on what else is in the batch.
+        """
+        ...
+
+    def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:
+        """Append one candidate to each branch; the given branches stay usable."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """Candidate next sentences of one caption, to be scored against each other.
+
+    ``prefix`` are the sentences so far. ``ended[j]`` says that the caption ends with sentence j.
+    """
+
+    picture: Picture
+    prompt: str
+    prefix: tuple[str, ...]
+    sentences: tuple[str, ...]
+    ended: tuple[bool, ...]
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores candidate sentences of pictures; higher is better."""
+
+    def score(self, questions: Sequence[Question]) -> list[list[float]]:
+        """One float for each sentence of each question."""
+        ...
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One turn of a search: what was proposed, what each was worth, which one was kept."""
+
+    candidates: tuple[Candidate, ...]
+    values: tuple[float, ...]
+    choice: int
+
+
+@dataclass
+class Cost:
+    """What a caption took: tokens sampled by the policy, sentences scored, seconds of wall time.
+
+    ``seconds`` is the batch's time divided by its captions.
+    """
+
+    num_generated_tokens: int = 0
+    num_value_calls: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A finished caption. ``values[i]`` is the score of sentence i when it was chosen."""
+
+    request: Request
+    method: str
+    text: str
+    sentences: tuple[str, ...]
+    values: tuple[float, ...]
+    finish_reason: FinishReason
+    trace: tuple[TraceStep, ...]
+    cost: Cost
+
+
+class Search(Protocol):
+    """A way of writing captions; all searches are peers with this one signature."""
+
+    def __call__(
+        self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]
+    ) -> list[Caption]: ...
+
+
+RESPONSE = pa.struct(
+    [
+        ("temperature", pa.float32()),
+        ("seed", pa.int64()),
+        ("text", pa.string()),
+        ("sentences", pa.list_(pa.string())),
+        ("rewards", pa.list_(pa.float32())),
+        ("num_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+    ]
+)
+
+ROLLOUTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("content_hash", pa.string()),
+        ("prompt", pa.string()),
+        ("responses", pa.list_(RESPONSE)),
+    ]
+)
+
+TRIPLES = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("prompt", pa.string()),
+        ("response", pa.int32()),
+        ("step", pa.int32()),
+        ("sentence", pa.string()),
+        ("next_sentence", pa.string()),
+        ("reward", pa.float32()),
+    ]
+)
+
+CANDIDATE = pa.struct(
+    [
+        ("text", pa.string()),
+        ("temperature", pa.float32()),
+        ("value", pa.float32()),
+        ("num_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+    ]
+)
+
+STEP = pa.struct([("candidates", pa.list_(CANDIDATE)), ("choice", pa.int32())])
+
+CAPTIONS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("content_hash", pa.string()),
+        ("prompt", pa.string()),
+        ("method", pa.string()),
+        ("caption", pa.string()),
+        ("sentences", pa.list_(pa.string())),
+        ("values", pa.list_(pa.float32())),
+        ("finish_reason", pa.string()),
+        ("trace", pa.list_(STEP)),
+        ("num_generated_tokens", pa.int32()),
+        ("num_value_calls", pa.int32()),
+        ("seconds", pa.float32()),
+    ]
+)
+
+ERRORS = pa.schema(
+    [("uri", pa.string()), ("image_id", pa.string()), ("stage", pa.string()), ("reason", pa.string())]
+)

@@ -1,0 +1,106 @@
+"""Result rows as tables: one line a method, percentages with their 95 % intervals over images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Row = Mapping[str, Any]
+
+NAMES = {
+    "greedy": "greedy",
+    "prm": "stepwise, CLIP reward (PRM)",
+    "mcts": "MCTS, CLIP reward",
+    "visvm": "stepwise, value (VisVM)",
+    "reward_plus_future": "stepwise, reward + future",
+    "oracle": "oracle look-ahead",
+    "sft_greedy": "SFT on greedy, then greedy",
+    "sft_prm": "SFT on PRM, then greedy",
+    "sft_visvm": "SFT on VisVM, then greedy",
+}
+
+
+class Column(NamedTuple):
+    """A column: its title, and a row's text in it."""
+
+    title: str
+    text: Callable[[Row], str]
+
+
+def name_of(method: str) -> str:
+    """How a method is called in tables."""
+    return NAMES.get(method, method.replace("_", " "))
+
+
+def _percent(key: str) -> Callable[[Row], str]:
+    def text(row: Row) -> str:
+        interval = row.get(f"{key}_ci")
+        number = f"{100 * row[key]:.1f}"
+        return f"{number} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else number
+
+    return text
+
+
+def _number(key: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: "-" if row[key] is None else f"{row[key]:.{digits}f}"
+
+
+COLUMNS = (
+    Column("method", lambda row: name_of(row["method"])),
+    Column("CHAIRs", _percent("chair_s")),
+    Column("CHAIRi", _percent("chair_i")),
+    Column("recall", _percent("recall")),
+    Column("sentences", _number("num_sentences", 1)),
+    Column("words", _number("num_words", 1)),
+    Column("tokens", _number("num_generated_tokens", 0)),
+    Column("values", _number("num_value_calls", 0)),
+    Column("s/caption", _number("seconds_per_caption", 3)),
+)
+
+DIFFERENCES = {"chair_s": "CHAIRs", "chair_i": "CHAIRi", "recall": "recall", "num_words": "words"}
+
+
+def cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The text of every row in every one of COLUMNS."""
+    return [[column.text(row) for column in COLUMNS] for row in rows]
+
+
+def paired_cells(paired: Sequence[Row]) -> list[list[str]]:
+    """A line for each pair: "a - b", then every metric's difference with its interval."""
+    lines: dict[tuple[str, str], dict[str, str]] = {}
+    for row in paired:
+        lines.setdefault((row["a"], row["b"]), {})[row["metric"]] = _difference(row)
+    return [
+        [f"{name_of(a)} - {name_of(b)}", *(line.get(metric, "-") for metric in DIFFERENCES)]
+        for (a, b), line in lines.items()
+    ]
+
+
+def _difference(row: Row) -> str:
+    """In percentage points, and counts as they are."""
+    factor = 1 if row["metric"].startswith("num_") else 100
+    low, high = (factor * bound for bound in row["ci"])
+    return f"{factor * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    lines = [titles, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if i else text.ljust(width)
+            for i, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def results_table(rows: Sequence[Row]) -> str:
+    """The rows of a results file as plain text."""
+    return format_table([column.title for column in COLUMNS], cells(rows))
+
+
+def paired_table(paired: Sequence[Row]) -> str:
+    """The paired differences of a results file as plain text."""
+    return format_table(["difference", *DIFFERENCES.values()], paired_cells(paired))

@@ -1,0 +1,20 @@
+"""Ways of writing a caption: peers with the one signature of ``records.Search``."""
+
+from visvm.search.best_of_n import BestOfN
+from visvm.search.config import METHODS, Method, SearchConfig, make_search
+from visvm.search.decode import Decode
+from visvm.search.mcts import MCTS
+from visvm.search.oracle import Oracle
+from visvm.search.stepwise import Stepwise
+
+__all__ = [
+    "MCTS",
+    "METHODS",
+    "BestOfN",
+    "Decode",
+    "Method",
+    "Oracle",
+    "SearchConfig",
+    "Stepwise",
+    "make_search",
+]

@@ -1,0 +1,176 @@
+"""Rollouts as training data: read, one item a picture, batched alike on every number of workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from visvm import images
+from visvm.engine.packing import Packed
+from visvm.families import Family
+from visvm.records import Picture
+from visvm.training.packing import Packer, collate
+from visvm.training.td import Pairs, Response, num_pairs
+
+logger = logging.getLogger(__name__)
+
+BATCHES_SORTED_TOGETHER = 16
+BLANK = Picture("", "", "", Image.new("RGB", (32, 32)))
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A picture and all responses to it."""
+
+    image_id: str
+    uri: str
+    content_hash: str
+    responses: tuple[Response, ...]
+
+    @property
+    def num_pairs(self) -> int:
+        """Sentences with a target."""
+        return sum(map(num_pairs, self.responses))
+
+    @property
+    def size(self) -> int:
+        """Characters of its distinct sentences: what a pack's length goes by."""
+        return sum(map(len, {text for one in self.responses for text in one.sentences}))
+
+
+def from_rows(rows: Iterable[dict[str, Any]]) -> list[Rollout]:
+    """One Rollout a picture, sorted by its id, from rows of ``records.ROLLOUTS`` in any order.
+
+    Raises:
+        ValueError: a response has not one finite reward a sentence, or an id stands for two pictures.
+    """
+    pictures: dict[str, Rollout] = {}
+    for row in sorted(rows, key=lambda row: row["id"]):
+        new = Rollout(row["image_id"], row["uri"], row["content_hash"], _responses(row))
+        old = pictures.get(new.image_id)
+        if old and old.content_hash != new.content_hash:
+            raise ValueError(f"image id {new.image_id!r} stands for two pictures: {old.uri} and {new.uri}")
+        both = (*(old.responses if old else ()), *new.responses)
+        pictures[new.image_id] = Rollout(new.image_id, new.uri, new.content_hash, both)
+    kept = [one for one in pictures.values() if one.num_pairs]
+    return sorted(kept, key=lambda one: one.image_id)
+
+
+def _responses(row: dict[str, Any]) -> tuple[Response, ...]:
+    responses = []
+    for one in row["responses"]:
+        sentences, rewards = one["sentences"], one["rewards"]
+        if len(sentences) != len(rewards) or not np.isfinite(np.array(rewards, dtype=float)).all():
+            raise ValueError(f"rollout {row['id']!r}: {len(sentences)} sentences with rewards {rewards}")
+        if not all(text.strip() for text in sentences):
+            raise ValueError(f"rollout {row['id']!r} has an empty sentence")
+        if sentences:
+            responses.append(Response(tuple(sentences), tuple(rewards), one["finish_reason"] == "stop"))
+    return tuple(responses)
+
+
+def reward_statistics(rollouts: Sequence[Rollout]) -> tuple[float, float]:
+    """Mean and standard deviation of the rewards of all sentences."""
+    rewards = [r for one in rollouts for response in one.responses for r in response.rewards]
+    return float(np.mean(rewards)), float(np.std(rewards)) or 1.0
+
+
+def plan(sizes: Sequence[int], *, batch_size: int, seed: int | None = None) -> list[list[int]]:
+    """Batches of indices, each of items of like size; all in order of size without a seed."""
+    order = np.arange(len(sizes)) if seed is None else np.random.default_rng(seed).permutation(len(sizes))
+    group = len(order) + 1 if seed is None else batch_size * BATCHES_SORTED_TOGETHER
+    batches: list[list[int]] = []
+    for start in range(0, len(order), group):
+        part = sorted(order[start : start + group].tolist(), key=lambda i: (sizes[i], i))
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    if seed is not None:
+        np.random.default_rng([seed, 1]).shuffle(batches)
+    return batches
+
+
+def share(
+    batch: Sequence[int], *, rank: int, num_workers: int, micro_batch_size: int
+) -> list[list[int | None]]:
+    """The parts of a batch that one worker computes in turn; as many on every worker, filled with None."""
+    num_each = -(-len(batch) // num_workers)
+    own: list[int | None] = list(batch[rank::num_workers])
+    own += [None] * (num_each - len(own))
+    return [own[i : i + micro_batch_size] for i in range(0, num_each, micro_batch_size)]
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """What one forward pass takes: pictures as ``Family.preprocess`` gives them, states and pairs."""
+
+    inputs: dict[str, Tensor]
+    packed: Packed
+    pairs: Pairs
+
+
+class Loader:
+    """Reads, preprocesses and packs items. Pixels are kept for the next epoch, up to ``cache_mb`` MiB.
+
+    A picture that cannot be read any more, or has changed, is counted in ``failed`` and trains nothing.
+    """
+
+    def __init__(self, rollouts: Sequence[Rollout], family: Family, packer: Packer, *, cache_mb: int) -> None:
+        self.rollouts, self.family, self.packer = rollouts, family, packer
+        self.room = cache_mb * 2**20
+        self.failed: dict[str, str] = {}
+        self._pixels: dict[int, dict[str, Tensor]] = {}
+        self._blank = family.preprocess([BLANK])
+
+    def load(self, items: Sequence[int | None]) -> MicroBatch:
+        """The items (None: a blank without pairs) as one forward pass."""
+        inputs = [self._read(item) for item in items]
+        packs = [
+            self.packer.pack(self.rollouts[item].responses if item is not None and pixels else ())
+            for item, pixels in zip(items, inputs, strict=True)
+        ]
+        return MicroBatch(join_inputs([pixels or self._blank for pixels in inputs]), *collate(packs))
+
+    def _read(self, item: int | None) -> dict[str, Tensor] | None:
+        if item is None:
+            return None
+        if item not in self._pixels:
+            inputs = self._preprocess(self.rollouts[item])
+            size = sum(tensor.nbytes for tensor in inputs.values()) if inputs else 0
+            if inputs is None or size > self.room:
+                return inputs
+            self.room -= size
+            self._pixels[item] = inputs
+        return self._pixels[item]
+
+    def _preprocess(self, rollout: Rollout) -> dict[str, Tensor] | None:
+        try:
+            picture = images.load(rollout.uri, id=rollout.image_id)
+            if picture.content_hash != rollout.content_hash:
+                raise ValueError(f"{rollout.uri} is not the picture the rollouts were made of")
+        except ValueError as error:
+            if rollout.image_id not in self.failed:
+                logger.warning("left out: %s", error)
+            self.failed[rollout.image_id] = str(error)
+            return None
+        return self.family.preprocess([picture])
+
+
+def join_inputs(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Pictures preprocessed one by one, as one batch: padded with zeros in all but the first dimension."""
+    return {key: _concatenate([one[key] for one in inputs]) for key in inputs[0]}
+
+
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    largest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        room = [(0, most - size) for most, size in zip(largest[1:], tensor.shape[1:], strict=True)]
+        padded.append(F.pad(tensor, [n for pair in reversed(room) for n in pair]))
+    return torch.cat(padded)

@@ -1,0 +1,202 @@
+"""Supervised fine-tuning of a policy on captions: every weight, loss on the caption's tokens only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from pydantic import Field, model_validator
+from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
+
+from visvm.config import Config
+from visvm.families import check_supported, family_of
+from visvm.training.captions import Captions, Collator, Example, split
+
+
+class SftConfig(Config):
+    """How a policy is fine-tuned; the defaults are the paper's for a 7B model."""
+
+    epochs: float = Field(3, gt=0, description="passes over the captions")
+    learning_rate: float = Field(1e-6, gt=0, description="peak of a cosine schedule")
+    batch_size: int = Field(128, ge=1, description="captions an optimiser step, over all workers")
+    micro_batch_size: int = Field(4, ge=1, description="captions a forward pass of one worker")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    held_out: float = Field(0.02, ge=0, lt=1, description="share of the images kept for the eval loss")
+    save_steps: float = Field(
+        0.25, gt=0, description="a checkpoint every so many steps, or (below 1) share of the run"
+    )
+    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    deepspeed: dict[str, Any] | str | None = Field(
+        None, description="DeepSpeed config, a JSON or YAML file (cluster/deepspeed_zero3.json)"
+    )
+    seed: int = Field(0, description="order of the captions")
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> SftConfig:
+        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
+            raise ValueError("save_steps is a whole number of steps, or a share below 1")
+        return self
+
+
+def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use_cpu: bool) -> Any:
+    """Hugging Face's arguments; ``output`` is this worker's own scratch folder for checkpoints."""
+    return TrainingArguments(
+        output_dir=str(output),
+        num_train_epochs=config.epochs,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,
+        per_device_train_batch_size=config.micro_batch_size,
+        per_device_eval_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=accumulation(config, num_workers),
+        bf16=config.bf16,
+        activation_checkpointing=config.gradient_checkpointing,
+        deepspeed=_deepspeed(config),
+        save_strategy="steps",
+        save_steps=config.save_steps,
+        logging_steps=0.02,
+        logging_first_step=True,
+        prediction_loss_only=True,
+        seed=config.seed,
+        use_cpu=use_cpu,
+        ddp_backend="gloo" if use_cpu and torch.distributed.is_initialized() else None,
+        ddp_find_unused_parameters=True,  # a vision tower's last layers may be skipped
+        dataloader_pin_memory=not use_cpu,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def accumulation(config: SftConfig, num_workers: int) -> int:
+    """Forward passes an optimiser step.
+
+    Raises:
+        ValueError: the batch cannot be cut into equal parts.
+    """
+    part = config.micro_batch_size * num_workers
+    if config.batch_size % part:
+        raise ValueError(
+            f"batch_size = {config.batch_size} must be a multiple of micro_batch_size x workers = {part}"
+        )
+    return config.batch_size // part
+
+
+def _deepspeed(config: SftConfig) -> dict[str, Any] | None:
+    """What the file says; the rest follows Hugging Face's arguments."""
+    names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    given = read_deepspeed(config.deepspeed)
+    follow = {**dict.fromkeys((*names, "gradient_clipping"), "auto"), "bf16": {"enabled": "auto"}}
+    return None if given is None else {**follow, "zero_allow_untested_optimizer": True, **given}
+
+
+def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    """A DeepSpeed config from a dict or a JSON or YAML file.
+
+    Raises:
+        ValueError: the file cannot be read or is no mapping.
+    """
+    if not isinstance(config, str):
+        return config
+    try:
+        data = yaml.safe_load(Path(config).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read DeepSpeed config {config}: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"DeepSpeed config {config} must be a mapping")
+    return data
+
+
+def load_policy(name: str) -> tuple[Any, Any]:
+    """(model in float32, processor) of a supported family."""
+    check_supported(name)
+    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
+    return model, AutoProcessor.from_pretrained(name)
+
+
+class PolicyTrainer(Trainer):
+    """Hugging Face's Trainer, resuming with the weights of the checkpoint.
+
+    The Trainer matches names in the file with names in the model as they are, and goes on from the
+    weights it has where they differ; those of a VLM differ, and only ``from_pretrained`` maps them.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved: Any = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        cast(Any, model or self.model).load_state_dict(saved.state_dict())
+
+
+def build_trainer(
+    name: str, examples: Sequence[Example], arguments: Any, *, held_out: float, callbacks: Sequence[Any] = ()
+) -> Trainer:
+    """A Hugging Face Trainer for policy ``name``; arguments come first, for ZeRO-3 loads by them."""
+    model, processor = load_policy(name)
+    family = family_of(model.model, processor)
+    train, held = (Captions(part, family) for part in split(examples, held_out))
+    arguments.eval_strategy = "epoch" if len(held) else "no"
+    return PolicyTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=held if len(held) else None,
+        data_collator=Collator(family),
+        callbacks=list(callbacks),
+    )
+
+
+def save_policy(trainer: Trainer, folder: Path) -> None:
+    """Write weights, processor and model card as one policy directory; call it on every worker."""
+    partial = folder.with_name(folder.name + ".partial")
+    trainer.save_model(str(partial))
+    if not trainer.args.should_save:
+        return
+    (partial / "training_args.bin").unlink()  # a pickle of what the card and config.yaml say
+    collator: Any = trainer.data_collator
+    collator.family.processor.save_pretrained(partial)
+    (partial / "README.md").write_text(model_card(trainer))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def training_metrics(trainer: Trainer) -> dict[str, Any]:
+    """Losses by step, steps, tokens and seconds of a finished run."""
+    log = trainer.state.log_history
+    train: Any = trainer.train_dataset
+    return {
+        "num_train_captions": len(train),
+        "num_caption_tokens": train.num_tokens,
+        "num_steps": trainer.state.global_step,
+        "seconds": next((entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry), 0.0),
+        "loss": [{"step": entry["step"], "loss": entry["loss"]} for entry in log if "loss" in entry],
+        "eval_loss": [
+            {"step": entry["step"], "loss": entry["eval_loss"]} for entry in log if "eval_loss" in entry
+        ],
+    }
+
+
+def model_card(trainer: Trainer) -> str:
+    """The card of a fine-tuned policy: base, data, settings, losses, limits."""
+    metrics, arguments = training_metrics(trainer), trainer.args
+    base = cast(Any, trainer.model).config._name_or_path
+    losses = [entry["loss"] for entry in metrics["loss"]]
+    held_out = [f", {entry['loss']:.4f} on held-out images" for entry in metrics["eval_loss"][-1:]]
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+base_model: {base}
+---
+# Policy fine-tuned by visvm
+
+Every weight of `{base}` was trained on {metrics["num_train_captions"]} searched captions
+({metrics["num_caption_tokens"]} tokens), {arguments.num_train_epochs:g} epochs, {metrics["num_steps"]} steps,
+peak learning rate {arguments.learning_rate:g}, loss on the captions' tokens only.
+Loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last{"".join(held_out)}.
+
+Load it with `AutoModelForImageTextToText.from_pretrained`, or name its folder as `--policy`.
+It writes captions of pictures, it still makes mistakes, and it was tuned for nothing else.
+"""

@@ -1,0 +1,276 @@
+"""Training a value model: the loop, the same on one worker or many.
+
+The state of a run is weights, optimiser and step: order, learning rate and random numbers of a step
+derive from (seed, step), so a run that goes on from a checkpoint equals one that never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import Field, model_validator
+
+from visvm.training.diagnostics import Sentence, diagnose, sentences
+from visvm.training.packing import Packer
+from visvm.training.parallel import Parallel, Replicated, Sharded, all_sum, num_workers, rank
+from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan, reward_statistics, share
+from visvm.training.sft import read_deepspeed
+from visvm.training.td import TDConfig, td_loss, td_target
+from visvm.value import VisionValueModel
+
+STEPS_AHEAD = 2
+NUM_LOGS = 400
+
+
+class ValueTraining(TDConfig):
+    """How a value model is trained; the rates suit a 7B model."""
+
+    state: Literal["sentence", "prefix"] = Field(
+        "sentence", description="what V reads behind the picture: the sentence, or all sentences so far"
+    )
+    mark_end: bool = Field(True, description="end-of-text follows a sentence that ends its caption")
+    epochs: int = Field(3, ge=1, description="passes over the rollouts")
+    batch_size: int = Field(32, ge=1, description="pictures an optimiser step, over all workers")
+    micro_batch_size: int = Field(2, ge=1, description="pictures a forward pass of one worker, at most")
+    learning_rate: float = Field(1e-5, gt=0, description="peak of a cosine schedule")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
+    clip: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
+    held_out: float = Field(0.05, ge=0, lt=1, description="share of the pictures kept for evaluation")
+    save_steps: float = Field(
+        0.25, gt=0, description="evaluate and checkpoint every so many steps, or (below 1) share of an epoch"
+    )
+    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    deepspeed: dict[str, Any] | str | None = Field(
+        None, description="DeepSpeed config (JSON or YAML file): shards the model; else it is replicated"
+    )
+    pixel_cache_mb: int = Field(1024, ge=0, description="MiB of preprocessed pixels each worker keeps")
+    seed: int = Field(0, ge=0, description="order of the pictures")
+
+    @model_validator(mode="after")
+    def _check(self) -> ValueTraining:
+        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
+            raise ValueError("save_steps is a whole number of steps, or a share below 1")
+        if not self.terminal and self.state == "prefix":
+            raise ValueError("terminal = False is the published variant of state = 'sentence' only")
+        return self
+
+
+class ValueTrainer:
+    """One worker's part of a run over ``train``, with evaluations on ``held_out``."""
+
+    def __init__(
+        self,
+        model: VisionValueModel,
+        config: ValueTraining,
+        *,
+        train: Sequence[Rollout],
+        held_out: Sequence[Rollout],
+        device: torch.device,
+    ) -> None:
+        self.config, self.gamma = config, model.config.gamma
+        self.parallel = _parallel(model, config, device)
+        packer = Packer(model.reader)
+        cache = config.pixel_cache_mb
+        self.train = Loader(train, model.family, packer, cache_mb=cache)
+        self.held_out = Loader(held_out, model.family, packer, cache_mb=cache // 10)
+        self.sizes = [rollout.size for rollout in train]
+        self.steps_per_epoch = -(-len(train) // config.batch_size)
+        self.num_steps = self.steps_per_epoch * config.epochs
+        self.step = 0
+
+    def run(self, *, log: Callable[[dict[str, Any]], None], checkpoint: Callable[[], None]) -> None:
+        """Train from ``self.step`` on; ``log`` gets curve entries on rank 0, ``checkpoint`` all workers."""
+        every = _every(self.config.save_steps, self.steps_per_epoch)
+        interval = max(1, self.num_steps // NUM_LOGS)
+        window, started = torch.zeros(3, device=self.parallel.device), time.monotonic()
+        for parts in _ahead(self._parts, range(self.step, self.num_steps)):
+            window += self._train_step(parts)
+            self.step += 1
+            if self.step % interval == 0:
+                entry = self._log_entry(all_sum(window), time.monotonic() - started)
+                window, started = torch.zeros_like(window), time.monotonic()
+                if rank() == 0:
+                    log(entry)
+            if self.step % every == 0 or self.step % self.steps_per_epoch == 0:
+                self._evaluate(log)
+                checkpoint()
+
+    def _train_step(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
+        """One update from this worker's parts; the sums [TD loss of V, of N, pairs] of these."""
+        torch.manual_seed(_seed(self.config.seed, self.step, rank()))
+        parallel, device = self.parallel, self.parallel.device
+        count = torch.tensor(float(sum(len(part.pairs) for part in parts)), device=device)
+        total = all_sum(count.clone()).clamp_min(1)
+        sums = torch.zeros(2, device=device)
+        for i, part in enumerate(parts, 1):
+            with parallel.accumulate(last=i == len(parts)):
+                outputs = parallel(part.inputs, part.packed.to(device))
+                losses = td_loss(outputs, part.pairs.to(device), gamma=self.gamma)
+                # Gradients are averaged over workers: this makes it the mean over the pairs of all.
+                parallel.backward(losses.sum() * num_workers() / total)
+            sums += losses.detach()
+        parallel.step(self._learning_rate(self.step))
+        return torch.cat([sums, count[None]])
+
+    def _learning_rate(self, step: int) -> float:
+        """Rises over the warm-up, then falls to zero along a cosine."""
+        warmup = max(1, round(self.config.warmup * self.num_steps))
+        progress = max(0.0, (step - warmup) / max(1, self.num_steps - warmup))
+        return self.config.learning_rate * min((step + 1) / warmup, (1 + math.cos(math.pi * progress)) / 2)
+
+    def _parts(self, step: int) -> list[MicroBatch]:
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = plan(self.sizes, batch_size=self.config.batch_size, seed=_seed(self.config.seed, epoch))
+        return [self.train.load(part) for part in self._share(order[index])]
+
+    def _share(self, batch: Sequence[int]) -> list[list[int | None]]:
+        size = self.config.micro_batch_size
+        return share(batch, rank=rank(), num_workers=num_workers(), micro_batch_size=size)
+
+    def _log_entry(self, window: torch.Tensor, seconds: float) -> dict[str, Any]:
+        value, length, pairs = window.tolist()
+        return {
+            "step": self.step,
+            "epoch": self.step / self.steps_per_epoch,
+            "td_loss": value / max(pairs, 1),
+            "td_loss_length": length / max(pairs, 1),
+            "learning_rate": self._learning_rate(self.step - 1),
+            "sentences_per_second": pairs / seconds,
+        }
+
+    def _evaluate(self, log: Callable[[dict[str, Any]], None]) -> None:
+        metrics = self.evaluate()
+        if metrics is not None:
+            log({"step": self.step, "epoch": self.step / self.steps_per_epoch, "held_out": metrics})
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, Any] | None:
+        """The diagnostics on the held-out pictures (on rank 0; None elsewhere, or if there are none)."""
+        rollouts, parallel = self.held_out.rollouts, self.parallel
+        rows: list[Sentence] = []
+        outputs, errors = [np.zeros((0, 2))], [np.zeros((0, 2))]
+        self.model.eval()
+        batches = plan([one.size for one in rollouts], batch_size=self.config.batch_size)
+        for part in [part for batch in batches for part in self._share(batch)]:
+            data = self.held_out.load(part)
+            said = parallel(data.inputs, data.packed.to(parallel.device)).float().cpu()
+            target = td_target(said, data.pairs, gamma=self.gamma)
+            outputs.append(said[data.pairs.state].double().numpy())
+            errors.append((target - said[data.pairs.state]).square().double().numpy())
+            for i in part:
+                if i is not None and rollouts[i].image_id not in self.held_out.failed:
+                    rows += sentences(rollouts[i], i, self.model.config)
+        self.model.train()
+        gathered = _gather((rows, np.concatenate(outputs), np.concatenate(errors)))
+        if rank() or not rollouts:
+            return None
+        all_rows, all_outputs, all_errors = zip(*gathered, strict=True)
+        return diagnose(list(chain(*all_rows)), np.concatenate(all_outputs), np.concatenate(all_errors))
+
+    @property
+    def model(self) -> VisionValueModel:
+        """The model behind the wrappers."""
+        return self.parallel.module
+
+    def summary(self) -> dict[str, Any]:
+        """What the run was made of; call it on every worker."""
+        failed = [*self.train.failed, *self.held_out.failed]
+        return {
+            "num_pictures": len(self.train.rollouts),
+            "num_held_out_pictures": len(self.held_out.rollouts),
+            "num_unreadable_pictures": len(set(chain(*_gather(failed)))),
+            "num_sentences": sum(rollout.num_pairs for rollout in self.train.rollouts),
+            "num_steps": self.num_steps,
+            "reward_centre": self.model.config.reward_centre,
+            "reward_scale": self.model.config.reward_scale,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint; called on every worker."""
+        self.parallel.save(folder)
+        if rank() == 0:
+            (folder / "step").write_text(str(self.step))
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        self.parallel.load(folder)
+        self.step = int((folder / "step").read_text())
+
+    def export(self, folder: Path) -> None:
+        """Write the model's directory; called on every worker."""
+        state = self.parallel.full_state()
+        if state is None:
+            return
+        if self.config.bf16:  # as it computed
+            state = {key: t if key.startswith("head.") else t.bfloat16() for key, t in state.items()}
+        self.model.save_pretrained(folder, state_dict=state)
+
+
+def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> VisionValueModel:
+    """A value model that starts from the policy, with the centre and scale of the training rewards."""
+    mean, deviation = reward_statistics(train)
+    model = VisionValueModel.from_policy(
+        policy,
+        **config.model_dump(include={"state", "predict", "gamma", "mark_end", "terminal"}),
+        reward_centre=mean if config.reward_centre == "mean" else config.reward_centre,
+        reward_scale=deviation if config.reward_scale == "std" else config.reward_scale,
+    )
+    if config.gradient_checkpointing:
+        model.base.activation_checkpointing_enable()
+    return model.train()
+
+
+def shard_while_loading(config: ValueTraining) -> Any:
+    """For ZeRO-3: keep the returned object while ``build`` loads, so that no worker holds a whole model."""
+    if config.deepspeed is None:
+        return None
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(
+        {"train_micro_batch_size_per_gpu": 1, **(read_deepspeed(config.deepspeed) or {})}
+    )
+
+
+def _parallel(model: VisionValueModel, config: ValueTraining, device: torch.device) -> Parallel:
+    common: dict[str, Any] = config.model_dump(include={"bf16", "clip", "weight_decay"})
+    if config.deepspeed is None:
+        return Replicated(model, device=device, **common)
+    return Sharded(model, config=read_deepspeed(config.deepspeed) or {}, **common)
+
+
+def _ahead(make: Callable[[int], list[MicroBatch]], steps: range) -> Iterator[list[MicroBatch]]:
+    """``make(step)`` for each step, made in a thread a little ahead of its use."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(make, step) for step in steps[:STEPS_AHEAD])
+        for step in steps:
+            if step + STEPS_AHEAD < steps.stop:
+                pending.append(pool.submit(make, step + STEPS_AHEAD))
+            yield pending.popleft().result()
+
+
+def _every(setting: float, steps_per_epoch: int) -> int:
+    return int(setting) if setting >= 1 else max(1, round(setting * steps_per_epoch))
+
+
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _gather(mine: Any) -> list[Any]:
+    if not dist.is_initialized():
+        return [mine]
+    everyone: list[Any] = [None] * num_workers()
+    dist.all_gather_object(everyone, mine)
+    return everyone

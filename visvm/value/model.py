@@ -1,0 +1,182 @@
+"""The vision value model: a VLM without its language-model head, and two numbers read at a sentence's end.
+
+model = VisionValueModel.from_pretrained("path or hub id")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.configuration_utils import SubConfigSpec
+
+from visvm.engine.packing import Packed, join_prefixes
+from visvm.families import check_supported, family_of
+
+State = Literal["sentence", "prefix"]
+Predict = Literal["value", "future"]
+
+
+@strict
+class VisionValueConfig(PreTrainedConfig):
+    """What a value model was trained to say, beside the configuration of its VLM.
+
+    ``state`` is what it reads behind the picture: the sentence (the paper) or all sentences so far.
+    The value is the return of (r - reward_centre) / reward_scale with discount ``gamma``, of the
+    sentence on (``predict`` "value") or of what follows it ("future"). With ``mark_end`` the
+    end-of-text token follows a sentence that ends its caption. See ``visvm.training.td``.
+    """
+
+    model_type = "vision_value"
+    sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llava")}  # noqa: RUF012
+
+    base_config: dict | PreTrainedConfig | None = None
+    state: State = "sentence"
+    predict: Predict = "value"
+    gamma: float = 0.9
+    reward_centre: float = 0.0
+    reward_scale: float = 1.0
+    mark_end: bool = True
+    terminal: bool = True
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """The configuration of the language model."""
+        return self.base_config.get_text_config(*args, **kwargs)  # type: ignore[union-attr]
+
+
+class Float32Head(nn.Linear):
+    """A linear head that stays and computes in float32, whatever the model around it does.
+
+    Values of one step differ by a few percent of their size, less than bfloat16 resolves.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Float32Head:
+        return super()._apply(lambda t: fn(t) if t.is_meta else t.to(fn(t).device), recurse)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.float(), self.weight.float(), self.bias.float())
+
+
+class VisionValueModel(PreTrainedModel):
+    """A supported VLM's base model and a head for value and length; saved and loaded with its processor."""
+
+    config: VisionValueConfig
+    config_class = VisionValueConfig
+    base_model_prefix = "base"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = {"head"}  # noqa: RUF012
+
+    def __init__(self, config: VisionValueConfig, *, base: Any = None) -> None:
+        super().__init__(config)
+        self.base: Any = AutoModel.from_config(config.base_config) if base is None else base
+        self.head = Float32Head(config.get_text_config().hidden_size, 2, dtype=torch.float32)
+        self.family: Any = None
+        self.post_init()
+
+    def with_processor(self, processor: Any) -> VisionValueModel:
+        """This model, reading pictures and text through ``processor``."""
+        self.family = family_of(self.base, processor)
+        return self
+
+    @classmethod
+    def from_policy(cls, name: str, *, dtype: str = "float32", **config: Any) -> VisionValueModel:
+        """A value model with the weights of a policy (directory or hub id) and a head of zeros.
+
+        ``config`` are fields of VisionValueConfig.
+
+        Raises:
+            ValueError: the policy cannot be found, or is not of a supported family.
+        """
+        check_supported(name)
+        policy = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
+        # A copy: a config that takes in another resets its choice of attention.
+        own = VisionValueConfig(base_config=policy.config.to_dict(), **config)
+        model = cls(own, base=policy.model)
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
+        return model.with_processor(AutoProcessor.from_pretrained(name))
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> VisionValueModel:  # type: ignore[override]
+        """Load a directory or hub id: weights, head and processor.
+
+        Raises:
+            ValueError: it cannot be found, or is not a value model.
+        """
+        check_value_model(str(name))
+        model = super().from_pretrained(name, *args, **kwargs)
+        return model.with_processor(AutoProcessor.from_pretrained(name))
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Write config.json, safetensors and the processor's files to a folder."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self.family.processor.save_pretrained(save_directory)
+
+    @property
+    def reader(self) -> StateReader:
+        """How this model reads a sentence."""
+        return StateReader(self.config, self.family.tokenizer)
+
+    def forward(self, inputs: dict[str, Tensor], packed: Packed) -> Tensor:
+        """Value and length at every read of ``packed``, [reads, 2] float32.
+
+        ``inputs`` are the pictures as ``Family.preprocess`` gives them.
+        """
+        encoded = self.family.encode_inputs(inputs)
+        text = self.base.get_input_embeddings()(packed.tokens)
+        embeds, positions, mask = join_prefixes(encoded, packed, text)
+        out = self.base.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions if self.family.has_position_axes else positions[0],
+            attention_mask=mask,
+            use_cache=False,
+        )
+        text_states = out.last_hidden_state[:, embeds.shape[1] - text.shape[1] :]
+        return self.head(text_states[packed.rows, packed.columns])
+
+
+AutoConfig.register(VisionValueConfig.model_type, VisionValueConfig)
+AutoModel.register(VisionValueConfig, VisionValueModel)
+
+
+def check_value_model(name: str) -> VisionValueConfig:
+    """The configuration of a saved value model.
+
+    Raises:
+        ValueError: the directory or hub id cannot be read, or holds another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot read a value model at {name!r}: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, VisionValueConfig):
+        raise ValueError(f"{name!r} holds a {config.model_type!r} model, not a value model")
+    check_supported(config.base_config)
+    return config
+
+
+class StateReader:
+    """The tokens of a state: what the value model reads behind the picture."""
+
+    def __init__(self, config: VisionValueConfig, tokenizer: Any) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.end_id: int = tokenizer.eos_token_id
+
+    def sentence_ids(self, sentence: str, ended: bool) -> tuple[int, ...]:
+        """The tokens of one sentence; end-of-text follows where the caption ends with it."""
+        ids = self.tokenizer(sentence.strip(), add_special_tokens=False).input_ids
+        return (*ids, self.end_id) if ended and self.config.mark_end else tuple(ids)

@@ -1,0 +1,1 @@
+"""The embedded world: pictures whose objects are known, and small models trained on them from nothing."""

@@ -1,0 +1,228 @@
+"""The world's policy: LLaVA's real classes, small, trained by its language-model loss on the writer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from visvm.prompts import DETAIL_PROMPTS
+from visvm.world import sight
+from visvm.world.loop import Budget, Optimizer, Progress, batches
+from visvm.world.pictures import SIZE
+from visvm.world.scenes import CATEGORIES, Layout, layout
+from visvm.world.writer import PLACE_WORDS, PLACES
+
+Write = Callable[[Layout, random.Random], str]
+_IGNORED = -100
+_TURNS = 4  # captions a picture and step: its tokens are paid for once
+
+
+def config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
+    """The tower of ``sight.config`` and a Llama of 3 layers of width 128."""
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=352,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        initializer_range=128**-0.5,  # the usual 0.02 is for wide models: so narrow a one hardly attends
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlavaConfig(
+        vision_config=sight.config(),
+        text_config=text,
+        image_token_index=tokenizer.get_vocab()["<image>"],
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=True,
+        image_seq_length=(SIZE // sight.PATCH) ** 2,
+    )
+
+
+def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """LLaVA's processor at the world's picture size."""
+    square = {"height": SIZE, "width": SIZE}
+    images = CLIPImageProcessor(
+        size={"shortest_edge": SIZE}, crop_size=square, image_mean=sight.MEAN, image_std=sight.STD
+    )
+    return LlavaProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=sight.PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def untrained(tower: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    """A policy that sees as the tower does and has yet to learn to write.
+
+    Keys start equal to queries, so that from the start a word attends to its like.
+    """
+    model = LlavaForConditionalGeneration(config(tokenizer))
+    model.model.vision_tower.load_state_dict(tower.state_dict())
+    model.model.vision_tower.requires_grad_(False)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.k_proj.weight.data.copy_(layer.self_attn.q_proj.weight.data)
+    return model
+
+
+def align(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Tensor,
+    budget: Budget,
+) -> None:
+    """Train the projector alone to turn a patch into the words for what and where it is.
+
+    LLaVA's first stage does this by captions; dense targets (sums of word embeddings) are far
+    quicker, and without them so small a model does not learn to look things up in the picture.
+    """
+    embeddings: Any = model.get_input_embeddings().weight
+    targets = _meanings(tokenizer) @ embeddings.detach()
+    labels = torch.from_numpy(np.stack([sight.patch_labels("train", i) for i in range(len(features))]))
+    projector: Any = model.model.multi_modal_projector
+    optimizer, progress = Optimizer([projector], budget), Progress("alignment", budget.steps)
+    for step, chosen in enumerate(batches(len(features), budget, seed=3)):
+        wanted = targets[labels[chosen], torch.arange(labels.shape[1])]
+        loss = nn.functional.mse_loss(projector(features[chosen].float()), wanted)
+        optimizer.advance(loss)
+        progress(step, error=loss / wanted.var())
+
+
+def train(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    features: Tensor,
+    budget: Budget,
+    *,
+    write: Write,
+) -> LlavaForConditionalGeneration:
+    """Train projector and language model on new texts for the train split's first pictures.
+
+    ``features`` [n, 36, 160] are the frozen tower's, so the tower is not run again.
+    """
+    rng = random.Random(budget.steps)
+    optimizer, progress = Optimizer([model], budget), Progress("policy", budget.steps)
+    for step, chosen in enumerate(batches(len(features), budget, seed=rng.randrange(2**32))):
+        packs = [pack(tokenizer, int(index), write, rng) for index in chosen]
+        loss = caption_loss(model, features[chosen].float(), Batch.of(packs, tokenizer.pad_token_id))
+        optimizer.advance(loss)
+        progress(step, loss=loss)
+    return model
+
+
+def caption_loss(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy of the captions' tokens, from the tower's features [n, 36, 160]."""
+    embedded = model.get_input_embeddings()(batch.ids)
+    projector: Any = model.model.multi_modal_projector
+    places = (batch.ids == model.config.image_token_id).unsqueeze(-1).expand_as(embedded)
+    hidden = model.model.language_model(
+        inputs_embeds=embedded.masked_scatter(places, projector(features)),
+        attention_mask=batch.mask,
+        position_ids=batch.positions,
+        use_cache=False,
+    ).last_hidden_state
+    wanted = batch.labels != _IGNORED
+    return nn.functional.cross_entropy(model.lm_head(hidden[wanted]), batch.labels[wanted])
+
+
+def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the policy as transformers loads it: weights in half precision, computed in single."""
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.half().save_pretrained(folder)
+    settings: Any = model.float().config
+    for part in (settings, settings.text_config, settings.vision_config):
+        part.dtype = torch.float32
+    settings.save_pretrained(folder)
+    processor(tokenizer).save_pretrained(folder)
+
+
+def _meanings(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """[categories + 1, 36, vocabulary]: how often each token names that category in that patch's place."""
+    counts = torch.zeros(len(CATEGORIES) + 1, (SIZE // sight.PATCH) ** 2, len(tokenizer))
+    for at, name in enumerate(CATEGORIES):
+        counts[at, :, tokenizer(f" {name}").input_ids] += 1
+    for patch, cell in enumerate(sight.patch_cells()):
+        words = [word for word in PLACES[cell].split() if word in PLACE_WORDS]
+        counts[:, patch, tokenizer("".join(f" {word}" for word in words)).input_ids] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A picture followed by several turns, each of which sees the picture and itself alone.
+
+    ``segments`` is 0 for the picture's tokens and the number of the turn for the others; a label is
+    the token that comes next, where that is the caption's.
+    """
+
+    ids: list[int]
+    segments: list[int]
+    positions: list[int]
+    labels: list[int]
+
+
+def pack(tokenizer: PreTrainedTokenizerFast, index: int, write: Write, rng: random.Random) -> Pack:
+    """One picture of the train split with new texts, each behind a prompt of its own."""
+    picture = tokenizer("<user>" + "<image>" * (SIZE // sight.PATCH) ** 2).input_ids
+    shared = len(picture)
+    packed = Pack([*picture], [0] * shared, [*range(shared)], [_IGNORED] * shared)
+    for turn in range(1, _TURNS + 1):
+        prompt = tokenizer(rng.choice(DETAIL_PROMPTS) + "<assistant>").input_ids
+        caption = tokenizer(write(layout("train", index), rng) + "</s>").input_ids
+        packed.ids.extend(prompt + caption)
+        packed.segments.extend([turn] * (len(prompt) + len(caption)))
+        packed.positions.extend(range(shared, shared + len(prompt) + len(caption)))
+        packed.labels.extend([_IGNORED] * (len(prompt) - 1) + caption + [_IGNORED])
+    return packed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packs side by side: ids, labels and positions [n, length], mask [n, 1, length, length]."""
+
+    ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, packs: Sequence[Pack], pad: int) -> Batch:
+        segments = _pad([pack.segments for pack in packs], -1)
+        own = segments[:, :, None] == segments[:, None, :]
+        visible = (own | (segments == 0)[:, None, :]).tril()
+        return cls(
+            ids=_pad([pack.ids for pack in packs], pad),
+            labels=_pad([pack.labels for pack in packs], _IGNORED),
+            positions=_pad([pack.positions for pack in packs], 0),
+            mask=visible[:, None],
+        )
+
+
+def _pad(rows: Sequence[list[int]], value: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [value] * (longest - len(row)) for row in rows])

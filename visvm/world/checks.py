@@ -1,0 +1,127 @@
+"""The order of checks that finds what is wrong with a world before anything is learned on it.
+
+(a) CLIP tells what is there from what such scenes usually hold; (b) greedy hallucinates about as
+large models do; (c) look-ahead with exact rewards beats the exact reward of the next sentence alone,
+so that there is something for a value model to learn.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from visvm.images import decode
+from visvm.metrics import evaluate
+from visvm.metrics.coco import image_key
+from visvm.policy import SharedPrefixPolicy
+from visvm.prompts import prompt_for
+from visvm.records import Caption, Picture, Policy, Request, Search
+from visvm.reward import ClipScorer
+from visvm.search import BestOfN, Decode, Oracle, Stepwise
+from visvm.world import writer
+from visvm.world.coco import file_name
+from visvm.world.exact import ExactScorer
+from visvm.world.pictures import image
+from visvm.world.scenes import Layout, layout, layout_of
+
+BATCH = 32
+CENTRES = (0.3, 0.5)  # of the exact reward, for the oracle: a higher one ends captions sooner
+
+
+def run(
+    models: str | Path, *, num_pairs: int = 1000, num_greedy: int = 500, num_search: int = 100
+) -> dict[str, Any]:
+    """All checks of ``models``/policy and ``models``/clip on validation pictures, as a JSON table."""
+    scorer = ClipScorer.from_pretrained(str(Path(models) / "clip"))
+    policy = SharedPrefixPolicy.from_pretrained(str(Path(models) / "policy"))
+    return {
+        "split": "validation",
+        "clip": {"present_above_absent": pair_accuracy(scorer, num_pairs)}
+        | reward_by_kind(scorer, num_pairs),
+        "greedy": figures({"greedy": search(Decode(), policy, None, num_greedy)})["rows"][0],
+        "look_ahead": look_ahead(policy, scorer, num_search),
+    }
+
+
+def pair_accuracy(scorer: ClipScorer, count: int) -> float:
+    """How often a sentence naming a present object beats one naming a typical absent one, 0..1."""
+    rng = random.Random(0)
+    layouts = [layout("validation", index) for index in range(count)]
+    pairs = [(_claim(rng.choice(one.names)), _claim(rng.choice(one.absent))) for one in layouts]
+    scores = scorer.similarities([picture(one) for one in layouts], pairs)
+    return round(fmean(present > absent for present, absent in scores), 4)
+
+
+def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
+    """The mean reward of the writer's sentences by kind, true ones and others apart."""
+    layouts = [layout("validation", index) for index in range(count)]
+    captions = [writer.caption(one, random.Random(one.index)) for one in layouts]
+    texts = [[sentence.text for sentence in caption] for caption in captions]
+    scores = scorer.similarities([picture(one) for one in layouts], texts)
+    groups: dict[str, list[float]] = {}
+    for one, caption, rewards in zip(layouts, captions, scores, strict=True):
+        for sentence, reward in zip(caption, rewards, strict=True):
+            truth = "true" if set(sentence.names) <= set(one.names) else "false"
+            groups.setdefault(f"reward_{sentence.kind}_{truth}", []).append(reward)
+    return {name: round(fmean(values), 3) for name, values in sorted(groups.items())}
+
+
+def look_ahead(policy: Policy, scorer: ClipScorer, count: int) -> dict[str, Any]:
+    """Figures of each search on the same pictures, with intervals and paired differences."""
+    exact = ExactScorer()
+    captions = {
+        "greedy": search(Decode(), policy, None, count),
+        "prm": search(Stepwise(), policy, scorer, count),
+        "best_of_n": search(BestOfN(), policy, scorer, count),
+        "prm_exact": search(Stepwise(), policy, exact, count),
+    }
+    for centre in CENTRES:
+        captions[f"oracle_exact_{centre}"] = search(Oracle(centre=centre), policy, exact, count)
+    return figures(captions)
+
+
+def search(method: Search, policy: Policy, scorer: Any, count: int) -> list[Caption]:
+    """Captions of the first ``count`` validation pictures, a batch at a time."""
+    requests = [request(layout("validation", index)) for index in range(count)]
+    parts = [requests[start : start + BATCH] for start in range(0, count, BATCH)]
+    return [caption for part in parts for caption in method(policy, scorer, part)]
+
+
+def figures(captions: Mapping[str, Sequence[Caption]]) -> dict[str, Any]:
+    """What ``visvm evaluate`` tells of captions of the world's pictures, judged by their truth."""
+    ids = {caption.request.picture.id for group in captions.values() for caption in group}
+    truth = {image_key(name): frozenset(layout_of(int(name)).names) for name in ids}
+    rows = {method: [_row(caption) for caption in group] for method, group in captions.items()}
+    return evaluate(rows, truth)
+
+
+def request(one: Layout) -> Request:
+    """The request for a caption of one picture, its prompt drawn by the picture's id."""
+    shown = picture(one)
+    return Request(shown, prompt_for(shown.id))
+
+
+def picture(one: Layout) -> Picture:
+    """The picture as the jobs read it from its file, without the file."""
+    stream = io.BytesIO()
+    image(one).save(stream, format="PNG")
+    name = file_name(one)
+    return decode(stream.getvalue(), id=name.removesuffix(".png"), uri=name)
+
+
+def _claim(name: str) -> str:
+    return f"There is also {writer.a(name)} nearby."
+
+
+def _row(caption: Caption) -> dict[str, Any]:
+    return {
+        "image_id": caption.request.picture.id,
+        "caption": caption.text,
+        "num_generated_tokens": caption.cost.num_generated_tokens,
+        "num_value_calls": caption.cost.num_value_calls,
+        "seconds": caption.cost.seconds,
+    }

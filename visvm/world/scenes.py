@@ -1,0 +1,119 @@
+"""Where things are: eight kinds of scene, and the objects of every picture, known exactly."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+SPLITS = {"train": 1, "validation": 2, "test": 3}
+
+# Scene -> its typical objects, the most typical first. Every word is a COCO category's own name.
+SCENES: dict[str, tuple[str, ...]] = {
+    "kitchen": ("bowl", "cup", "bottle", "knife", "spoon", "apple", "banana", "carrot", "clock"),
+    "picnic": ("sandwich", "apple", "cake", "bottle", "pizza", "donut", "banana", "dog", "umbrella"),
+    "living room": ("couch", "tv", "potted plant", "cat", "book", "clock", "vase", "chair", "cup"),
+    "office": (
+        "laptop",
+        "keyboard",
+        "mouse",
+        "chair",
+        "cell phone",
+        "book",
+        "cup",
+        "backpack",
+        "potted plant",
+    ),
+    "street": (
+        "car",
+        "person",
+        "traffic light",
+        "bicycle",
+        "truck",
+        "motorcycle",
+        "dog",
+        "umbrella",
+        "backpack",
+    ),
+    "farm": ("cow", "horse", "sheep", "dog", "bird", "truck", "person", "cat", "carrot"),
+    "safari park": ("elephant", "zebra", "giraffe", "bear", "bird", "person", "truck", "boat", "backpack"),
+    "beach": ("umbrella", "person", "boat", "kite", "sports ball", "dog", "bird", "bottle", "chair"),
+}
+CATEGORIES = tuple(sorted({name for objects in SCENES.values() for name in objects}))
+GRID = 3
+CELLS = GRID * GRID
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a picture shows: its scene, and which object stands in which cell (row-major, 0..8)."""
+
+    split: str
+    index: int
+    scene: str
+    objects: tuple[tuple[str, int], ...]
+
+    @property
+    def image_id(self) -> int:
+        """A COCO-like id, unique over splits."""
+        return SPLITS[self.split] * 1_000_000 + self.index
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The categories present, in reading order."""
+        return tuple(name for name, _ in self.objects)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The scene's typical objects that are not here, the most typical first."""
+        return tuple(name for name in SCENES[self.scene] if name not in self.names)
+
+
+def layout(split: str, index: int) -> Layout:
+    """The objects of one picture, from (split, index) alone.
+
+    Raises:
+        ValueError: an unknown split, or an index outside 0..999999.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if not 0 <= index < 1_000_000:
+        raise ValueError(f"picture index must lie in 0..999999, got {index}")
+    rng = random.Random(f"layout {split} {index}")
+    scene = rng.choice(sorted(SCENES))
+    names = _draw(scene, rng.choice((4, 5, 5, 6, 6, 7)), rng)
+    cells = sorted(rng.sample(range(CELLS), len(names)))
+    return Layout(split, index, scene, tuple(zip(names, cells, strict=True)))
+
+
+def layout_of(image_id: int) -> Layout:
+    """The layout of the picture with this id.
+
+    Raises:
+        ValueError: no picture of the world has this id.
+    """
+    number, index = divmod(image_id, 1_000_000)
+    splits = {number: split for split, number in SPLITS.items()}
+    if number not in splits:
+        raise ValueError(f"{image_id} is no picture of the world: expected 1000000 to 3999999")
+    return layout(splits[number], index)
+
+
+def typicality(scene: str, name: str) -> float:
+    """How strongly a scene suggests an object: (rank + 2) ** -1.5, and little for what is not typical."""
+    objects = SCENES[scene]
+    return (objects.index(name) + 2) ** -1.5 if name in objects else 0.01
+
+
+def weighted(names: tuple[str, ...], scene: str, rng: random.Random) -> str:
+    """One of ``names``, drawn by how typical it is of the scene."""
+    return rng.choices(names, [typicality(scene, name) for name in names])[0]
+
+
+def _draw(scene: str, count: int, rng: random.Random) -> list[str]:
+    names: list[str] = []
+    while len(names) < count:
+        pool = SCENES[scene] if rng.random() < 0.9 else CATEGORIES
+        name = rng.choice(pool)
+        if name not in names:
+            names.append(name)
+    return names
