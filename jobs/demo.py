@@ -25,16 +25,16 @@ from visvm.report import results_table
 from visvm.search import METHODS
 
 FULL = {
-    "num_train": 5000,
-    "num_sft": 3000,
-    "num_validation": 300,
+    "num_train": 3000,
+    "num_sft": 2000,
+    "num_validation": 200,
     "num_test": 1000,
-    "num_oracle": 300,
-    "num_step_sizes": 300,
+    "num_oracle": 200,
+    "num_step_sizes": 200,
     "value_seeds": 3,
-    "centres": (0.8, 0.85, 0.9, 0.95, 1.0, 1.05),
+    "centres": (0.85, 0.9, 0.95, 1.0),
     "step_sizes": (1, 2, 4, 8, 16),
-    "value": {"epochs": 4},
+    "value": {"epochs": 2},
 }
 LEARNED = {"visvm": "value", "reward_plus_future": "future"}
 logger = logging.getLogger(__name__)

@@ -52,7 +52,7 @@ def trainer_of(model: Path, examples: list[Example], scratch: Path, **settings: 
     defaults = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 4, "micro_batch_size": 2, "held_out": 0}
     config = sft.SftConfig(**(defaults | settings))
     arguments = sft.training_arguments(config, output=scratch, num_workers=1, use_cpu=True)
-    return sft.build_trainer(str(model), examples, arguments, held_out=config.held_out)
+    return sft.build_trainer(str(model), examples, arguments, config)
 
 
 def same_weights(a: Any, b: Any, **tolerance: float) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -186,18 +188,40 @@ def test_turns_packed_behind_a_picture_cost_what_they_cost_alone(short) -> None:
     features = torch.randn(1, 36, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     texts = iter(["A cup is at the top.", "This is a street.", "Nothing.", "A dog and a cat."])
     pack = captioner.pack(tokenizer, 0, lambda *_: next(texts), random.Random(0))
-    shared = pack.segments.count(0)
-    total, count = 0.0, 0
-    for turn in range(1, 5):
+    heads = captioner.Heads(128).double()
+    labelled = ("labels", "places", "truths")
+    totals, counts = np.zeros(3), np.zeros(3)
+    for turn in range(1, max(pack.segments) + 1):
         keep = [at for at, segment in enumerate(pack.segments) if segment in (0, turn)]
-        assert [pack.positions[at] for at in keep] == list(range(len(keep))), shared
-        parts = (pack.ids, pack.segments, pack.positions, pack.labels)
-        alone = captioner.Pack(*([part[at] for at in keep] for part in parts))
-        size = sum(label >= 0 for label in alone.labels)
-        loss = captioner.caption_loss(model, features, captioner.Batch.of([alone], 0))
-        total, count = total + size * loss.item(), count + size
-    together = captioner.caption_loss(model, features, captioner.Batch.of([pack], 0))
-    assert together.item() == pytest.approx(total / count, rel=1e-9)
+        assert [pack.positions[at] for at in keep] == list(range(len(keep)))
+        alone = captioner.Pack(
+            *([getattr(pack, one.name)[at] for at in keep] for one in dataclasses.fields(pack))
+        )
+        sizes = np.array([sum(label >= 0 for label in getattr(alone, name)) for name in labelled])
+        losses = captioner.losses(model, heads, features, captioner.Batch.of([alone], 0))
+        totals += [size * loss.item() if size else 0 for size, loss in zip(sizes, losses, strict=True)]
+        counts += sizes
+    together = captioner.losses(model, heads, features, captioner.Batch.of([pack], 0))
+    assert counts.min() > 0
+    assert [loss.item() for loss in together] == pytest.approx(totals / counts, rel=1e-9)
+
+
+def test_names_are_labelled_with_where_they_are_and_claims_with_their_truth(short) -> None:
+    tokenizer = AutoProcessor.from_pretrained(short / "policy").tokenizer
+    one = layout("train", 3)
+    texts = iter([f"{writer.a(one.names[0])} and {writer.a(one.absent[0])}.", "Nothing.", "Nothing.", "No."])
+    pack = captioner.pack(tokenizer, 3, lambda *_: next(texts), random.Random(0))
+    first = [place for place, turn in zip(pack.places, pack.segments, strict=True) if turn == 1]
+    assert [place for place in first if place >= 0] == [dict(one.objects)[one.names[0]], scenes.CELLS]
+    claims = [
+        (tokenizer.decode([pack.ids[at] for at in range(len(pack.ids)) if pack.segments[at] == turn]), truth)
+        for turn, truth in zip(pack.segments, pack.truths, strict=True)
+        if truth >= 0
+    ]
+    assert {truth for _, truth in claims} == {0, 1}
+    for text, truth in claims:
+        named = [name for name in scenes.CATEGORIES if re.search(rf"\b{name}\b", text)]
+        assert (set(named) <= set(one.names)) == truth, text
 
 
 def test_a_caption_is_trained_as_generate_reads_it(short) -> None:

@@ -49,6 +49,11 @@ class Family:
         return self.base.config.text_config
 
     @property
+    def vision(self) -> nn.Module:
+        """The vision tower (with Qwen's merger; LLaVA's projector is not part of it)."""
+        return self.base.vision_tower
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.base.get_input_embeddings().weight.device

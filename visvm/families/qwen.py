@@ -1,7 +1,7 @@
 """Qwen2-VL and Qwen2.5-VL: image tokens have positions on three axes (time, height, width)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visvm.families.base import Family
 
@@ -11,6 +11,10 @@ class QwenVL(Family):
 
     image_inputs = ("pixel_values", "image_grid_thw")
     has_position_axes = True
+
+    @property
+    def vision(self) -> nn.Module:
+        return self.base.visual
 
     def _positions(self, head: Tensor, inputs: dict[str, Tensor], i: int) -> Tensor:
         # Always computed here: the model's own rope_deltas are those of its last prefill.

@@ -24,6 +24,7 @@ class SftConfig(Config):
     learning_rate: float = Field(1e-6, gt=0, description="peak of a cosine schedule")
     batch_size: int = Field(128, ge=1, description="captions an optimiser step, over all workers")
     micro_batch_size: int = Field(4, ge=1, description="captions a forward pass of one worker")
+    train_vision: bool = Field(True, description="train the vision tower too")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     held_out: float = Field(0.02, ge=0, lt=1, description="share of the images kept for the eval loss")
     save_steps: float = Field(
@@ -132,12 +133,18 @@ class PolicyTrainer(Trainer):
 
 
 def build_trainer(
-    name: str, examples: Sequence[Example], arguments: Any, *, held_out: float, callbacks: Sequence[Any] = ()
+    name: str,
+    examples: Sequence[Example],
+    arguments: Any,
+    config: SftConfig,
+    *,
+    callbacks: Sequence[Any] = (),
 ) -> Trainer:
     """A Hugging Face Trainer for policy ``name``; arguments come first, for ZeRO-3 loads by them."""
     model, processor = load_policy(name)
     family = family_of(model.model, processor)
-    train, held = (Captions(part, family) for part in split(examples, held_out))
+    family.vision.requires_grad_(config.train_vision)
+    train, held = (Captions(part, family) for part in split(examples, config.held_out))
     arguments.eval_strategy = "epoch" if len(held) else "no"
     return PolicyTrainer(
         model=model,

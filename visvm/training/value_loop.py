@@ -43,6 +43,7 @@ class ValueTraining(TDConfig):
     batch_size: int = Field(32, ge=1, description="pictures an optimiser step, over all workers")
     micro_batch_size: int = Field(2, ge=1, description="pictures a forward pass of one worker, at most")
     learning_rate: float = Field(1e-5, gt=0, description="peak of a cosine schedule")
+    train_vision: bool = Field(True, description="train the vision tower too")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     clip: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
@@ -227,6 +228,7 @@ def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> Visio
         reward_centre=mean if config.reward_centre == "mean" else config.reward_centre,
         reward_scale=deviation if config.reward_scale == "std" else config.reward_scale,
     )
+    model.family.vision.requires_grad_(config.train_vision)
     if config.gradient_checkpointing:
         model.base.activation_checkpointing_enable()
     return model.train()

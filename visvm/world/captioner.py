@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,15 @@ from visvm.prompts import DETAIL_PROMPTS
 from visvm.world import sight
 from visvm.world.loop import Budget, Optimizer, Progress, batches
 from visvm.world.pictures import SIZE
-from visvm.world.scenes import CATEGORIES, Layout, layout
-from visvm.world.writer import PLACE_WORDS, PLACES
+from visvm.world.scenes import CATEGORIES, CELLS, Layout, layout
+from visvm.world.writer import PLACE_WORDS, PLACES, claim
 
 Write = Callable[[Layout, random.Random], str]
 _IGNORED = -100
-_TURNS = 4  # captions a picture and step: its tokens are paid for once
+_CAPTIONS = 4  # turns a picture and step: its tokens are paid for once
+_CLAIMS = 8
+_NOWHERE = CELLS  # the label of a name that the picture has nothing for
+_NAMES = re.compile(rf"\b({'|'.join(sorted(CATEGORIES, key=len, reverse=True))})\b")
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
@@ -122,31 +126,60 @@ def train(
 ) -> LlavaForConditionalGeneration:
     """Train projector and language model on new texts for the train split's first pictures.
 
-    ``features`` [n, 36, 160] are the frozen tower's, so the tower is not run again.
+    ``features`` [n, 36, 160] are the frozen tower's, so the tower is not run again. Beside the words,
+    two heads that are thrown away learn where the object of every name is, or that it is not there,
+    and whether a claim is true: large models can judge a sentence by the picture, and a value model
+    starts from what its policy can.
     """
     rng = random.Random(budget.steps)
-    optimizer, progress = Optimizer([model], budget), Progress("policy", budget.steps)
+    heads = Heads(model.lm_head.in_features)
+    optimizer, progress = Optimizer([model, heads], budget), Progress("policy", budget.steps)
     for step, chosen in enumerate(batches(len(features), budget, seed=rng.randrange(2**32))):
         packs = [pack(tokenizer, int(index), write, rng) for index in chosen]
-        loss = caption_loss(model, features[chosen].float(), Batch.of(packs, tokenizer.pad_token_id))
-        optimizer.advance(loss)
-        progress(step, loss=loss)
+        batch = Batch.of(packs, tokenizer.pad_token_id)
+        words, places, truths = losses(model, heads, features[chosen].float(), batch)
+        optimizer.advance(words + places + truths)
+        progress(step, words=words, places=places, truths=truths)
     return model
 
 
-def caption_loss(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> Tensor:
-    """Mean cross-entropy of the captions' tokens, from the tower's features [n, 36, 160]."""
+class Heads(nn.Module):
+    """Thrown away later: the ``place`` of a name (last class: nowhere), and the ``truth`` of a claim."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.place = nn.Linear(width, CELLS + 1)
+        self.truth = nn.Linear(width, 2)
+
+
+def losses(
+    model: LlavaForConditionalGeneration, heads: Heads, features: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean cross-entropies of the captions' tokens, the names' places and the claims' truth.
+
+    ``features`` [n, 36, 160] are the tower's. Places are read before the last layer, so that it can
+    gather them at the end of a claim, where the truth is read.
+    """
     embedded = model.get_input_embeddings()(batch.ids)
     projector: Any = model.model.multi_modal_projector
     places = (batch.ids == model.config.image_token_id).unsqueeze(-1).expand_as(embedded)
-    hidden = model.model.language_model(
+    out = model.model.language_model(
         inputs_embeds=embedded.masked_scatter(places, projector(features)),
         attention_mask=batch.mask,
         position_ids=batch.positions,
         use_cache=False,
-    ).last_hidden_state
-    wanted = batch.labels != _IGNORED
-    return nn.functional.cross_entropy(model.lm_head(hidden[wanted]), batch.labels[wanted])
+        output_hidden_states=True,
+    )
+    heard = [
+        (model.lm_head, out.last_hidden_state, batch.labels),
+        (heads.place, out.hidden_states[-2], batch.places),
+        (heads.truth, out.last_hidden_state, batch.truths),
+    ]
+    words, found, judged = (
+        nn.functional.cross_entropy(head(states[labels != _IGNORED]), labels[labels != _IGNORED])
+        for head, states, labels in heard
+    )
+    return words, found, judged
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -177,36 +210,54 @@ class Pack:
     """A picture followed by several turns, each of which sees the picture and itself alone.
 
     ``segments`` is 0 for the picture's tokens and the number of the turn for the others; a label is
-    the token that comes next, where that is the caption's.
+    the token that comes next, where that is the caption's; a place is the cell of the object that the
+    token ends the name of; a truth is 1 or 0 at the end of a claim.
     """
 
     ids: list[int]
     segments: list[int]
     positions: list[int]
     labels: list[int]
+    places: list[int]
+    truths: list[int]
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, index: int, write: Write, rng: random.Random) -> Pack:
-    """One picture of the train split with new texts, each behind a prompt of its own."""
+    """One picture of the train split with new captions behind prompts, and claims right behind it."""
     picture = tokenizer("<user>" + "<image>" * (SIZE // sight.PATCH) ** 2).input_ids
-    shared = len(picture)
-    packed = Pack([*picture], [0] * shared, [*range(shared)], [_IGNORED] * shared)
-    for turn in range(1, _TURNS + 1):
-        prompt = tokenizer(rng.choice(DETAIL_PROMPTS) + "<assistant>").input_ids
-        caption = tokenizer(write(layout("train", index), rng) + "</s>").input_ids
-        packed.ids.extend(prompt + caption)
-        packed.segments.extend([turn] * (len(prompt) + len(caption)))
-        packed.positions.extend(range(shared, shared + len(prompt) + len(caption)))
-        packed.labels.extend([_IGNORED] * (len(prompt) - 1) + caption + [_IGNORED])
+    shared, one = len(picture), layout("train", index)
+    unlabelled = [[_IGNORED] * shared for _ in range(3)]
+    packed = Pack([*picture], [0] * shared, [*range(shared)], *unlabelled)
+    turns = [(f"{rng.choice(DETAIL_PROMPTS)}<assistant>", f"{write(one, rng)}</s>") for _ in range(_CAPTIONS)]
+    claims = [claim(one, rng) for _ in range(_CLAIMS)]
+    for turn, (given, answer) in enumerate([*turns, *((sentence.text, "") for sentence in claims)], 1):
+        encoded = tokenizer(given + answer, return_offsets_mapping=True)
+        starts, ends = zip(*encoded.offset_mapping, strict=True)
+        said = sum(start < len(given) for start in starts)
+        packed.ids.extend(encoded.input_ids)
+        packed.segments.extend([turn] * len(starts))
+        packed.positions.extend(range(shared, shared + len(starts)))
+        packed.labels.extend([_IGNORED] * (said - 1) + encoded.input_ids[said:] + [_IGNORED])
+        packed.places.extend(_places(one, given + answer, ends))
+        truth = _IGNORED if answer else int(set(claims[turn - 1 - _CAPTIONS].names) <= set(one.names))
+        packed.truths.extend([_IGNORED] * (len(starts) - 1) + [truth])
     return packed
+
+
+def _places(one: Layout, text: str, ends: Sequence[int]) -> list[int]:
+    cells = dict(one.objects)
+    named = {match.end(): cells.get(match.group(), _NOWHERE) for match in _NAMES.finditer(text)}
+    return [named.get(end, _IGNORED) for end in ends]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Packs side by side: ids, labels and positions [n, length], mask [n, 1, length, length]."""
+    """Packs side by side: all but the mask [n, length], the mask [n, 1, length, length]."""
 
     ids: Tensor
     labels: Tensor
+    places: Tensor
+    truths: Tensor
     positions: Tensor
     mask: Tensor
 
@@ -218,6 +269,8 @@ class Batch:
         return cls(
             ids=_pad([pack.ids for pack in packs], pad),
             labels=_pad([pack.labels for pack in packs], _IGNORED),
+            places=_pad([pack.places for pack in packs], _IGNORED),
+            truths=_pad([pack.truths for pack in packs], _IGNORED),
             positions=_pad([pack.positions for pack in packs], 0),
             mask=visible[:, None],
         )

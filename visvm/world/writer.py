@@ -33,13 +33,13 @@ class Habits:
     """The writer's rates: how often it sums up, how far a list goes on, how often it invents."""
 
     related: float = 0.35  # a grounded sentence relates two objects instead of locating one
-    summary_early: float = 0.06  # a summary although objects are left to name
+    summary_early: float = 0.03  # a summary although objects are left to name
     summary_short: float = 0.65  # a summary when all is named and the caption is still short
     summary_late: float = 0.15  # a summary when all is named and the caption is long enough
     end_late: float = 0.6  # the end in that same state
     list_goes_on: float = 0.4  # another list sentence after the second
-    list_invents: float = 0.5  # each object of a list: from the scene's habit, not the picture
-    slip: float = 0.18  # an object of a grounded sentence: the same
+    list_invents: float = 0.45  # each object of a list: from the scene's habit, not the picture
+    slip: float = 0.2  # an object of a grounded sentence: the same
 
 
 HABITS = Habits()
@@ -100,6 +100,14 @@ TRUTHFUL = Habits(summary_early=0.3, list_invents=0.0, slip=0.0)
 def truthful(layout: Layout, rng: random.Random) -> list[Sentence]:
     """A caption as ``caption`` writes it, that names nothing but what is there."""
     return caption(layout, rng, TRUTHFUL)
+
+
+_CARELESS = Habits(summary_early=0.15, slip=0.5)
+
+
+def claim(layout: Layout, rng: random.Random) -> Sentence:
+    """A sentence about the picture that is true or false, about as often."""
+    return rng.choice(caption(layout, rng, _CARELESS))
 
 
 def noisy_text(layout: Layout, rng: random.Random) -> str:
