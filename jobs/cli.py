@@ -14,6 +14,7 @@ VERBS = {
     "evaluate": "captions -> CHAIR, recall and length with intervals",
     "self-train": "generate, train, caption, finetune, evaluate; again",
     "world": "make pictures of the embedded world, or train its models from nothing",
+    "benchmark": "the published procedure and ours, side by side on random weights",
     "env": "versions, devices and Ray, for bug reports",
 }
 

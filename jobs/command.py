@@ -70,6 +70,7 @@ def _parser(config_class: type[Config], doc: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", type=Path, help="YAML file with any of the keys below")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key")
     for name, field in config_class.model_fields.items():
+        name = field.alias or name
         parser.add_argument("--" + name.replace("_", "-"), **_flag(field))
     return parser
 

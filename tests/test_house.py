@@ -24,7 +24,7 @@ FLOORS = (
     {"engine", "families"},
     {"policy", "value", "reward"},
     {"search", "training", "metrics"},
-    {"world", "report"},
+    {"world", "report", "benchmark"},
 )
 
 

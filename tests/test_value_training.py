@@ -251,3 +251,18 @@ def test_a_curve_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
     assert [entry["td_loss"] for entry in again.close()] == [1.0, 2.0, 30.0]
     assert read_curve(tmp_path / "none.jsonl") == []
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("name", ["llava_next", "qwen2_vl"])
+def test_the_vision_tower_stays_as_it_is_on_demand(
+    tmp_path: Path, rollouts: list[Rollout], name: str
+) -> None:
+    policy = tiny.save(name, tmp_path / name)
+    for train_vision in (True, False):
+        one = trainer(policy, rollouts, epochs=1, train_vision=train_vision)
+        tower = {id(p) for p in one.model.family.vision.parameters()}
+        before = {key: p.detach().clone() for key, p in one.model.named_parameters()}
+        run(one)
+        moved = {id(p) for key, p in one.model.named_parameters() if not torch.equal(p, before[key])}
+        assert bool(moved & tower) == train_vision
+        assert moved - tower

@@ -15,7 +15,7 @@ ConfigT = TypeVar("ConfigT", bound="Config")
 class Config(BaseModel):
     """The base of every configuration: frozen, unknown keys refused, defaults checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, serialize_by_alias=True)
 
 
 def load(

@@ -1,0 +1,183 @@
+"""What the shared prefix saves: the published procedure, batching alone, ours and greedy, side by side.
+
+    visvm benchmark --model tiny                                        seconds; shows the table
+    visvm benchmark --model bench --json bench.json                     half an hour on two cores
+    visvm benchmark --model 7b --device cuda --dtype bfloat16 --json 7b.json
+
+Each program runs in a process of its own, in turn with the others of its part, on random weights. On
+the CPU the time is the process's own CPU time, so neighbours disturb it little; on a GPU it is wall
+time. Ratios are medians over the repeats of the paired ratios. It uses no Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from tqdm import tqdm
+
+from jobs.command import run
+from visvm.benchmark import PROGRAMS, SIZES, Setup, Workload, load
+from visvm.config import Config
+
+Measure = dict[str, float]
+_program: Callable[[], int]  # this process's own, set by _start
+
+
+class BenchmarkConfig(Config):
+    """Configuration of benchmark."""
+
+    model: str = Field("bench", description=", ".join(SIZES))
+    parts: tuple[str, ...] = Field(tuple(PROGRAMS), min_length=1, description=", ".join(PROGRAMS))
+    lengths: Literal["forced", "natural"] = Field(
+        "forced", description="forced: sentences of equal length; natural: spread around it"
+    )
+    num_sentences: int = Field(8, ge=1, description="sentences a caption")
+    sentence_length: int = Field(25, ge=2, description="tokens a sentence, on average")
+    response_length: int = Field(100, ge=1, description="tokens a response of the rollouts")
+    repeats: int = Field(3, ge=1, description="measured runs of each program, after one to warm up")
+    threads: int = Field(1, ge=1, description="threads of a program on the CPU")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="float32 or bfloat16")
+    json_file: str | None = Field(None, alias="json", description="file for the figures")
+
+    @field_validator("model")
+    @classmethod
+    def _is_size(cls, value: str) -> str:
+        if value not in SIZES:
+            raise ValueError(f"expected one of {', '.join(SIZES)}")
+        return value
+
+    @field_validator("parts")
+    @classmethod
+    def _are_parts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [part for part in value if part not in PROGRAMS]:
+            raise ValueError(f"{unknown[0]!r} is no part; expected some of {', '.join(PROGRAMS)}")
+        return value
+
+    @property
+    def setup(self) -> Setup:
+        """What every program gets."""
+        workload = Workload(
+            num_sentences=self.num_sentences,
+            sentence_length=self.sentence_length,
+            lengths=self.lengths,
+            response_length=self.response_length,
+        )
+        return Setup(self.model, workload, self.device, self.dtype)
+
+
+def work(config: BenchmarkConfig) -> dict[str, Any]:
+    """Measure every part; print the table and write the figures."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device = cuda: torch finds no GPU here")
+    measured = {part: measure(part, config) for part in config.parts}
+    result = summary(measured) | {"config": config.model_dump(mode="json"), "runs": measured}
+    print(table(measured))
+    if config.json_file:
+        path = Path(config.json_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def measure(part: str, config: BenchmarkConfig) -> dict[str, list[Measure]]:
+    """The runs of each program of a part, the programs in turn."""
+    names = PROGRAMS[part]
+    context = get_context("spawn")
+    runs: dict[str, list[Measure]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        pools = {}
+        for name in names:
+            given = (part, name, config.setup, config.threads)
+            pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start, initargs=given)
+            pools[name] = stack.enter_context(pool)
+        rounds = [(i, name) for i in range(-1, config.repeats) for name in names]
+        for i, name in tqdm(rounds, desc=part, disable=None):
+            one = pools[name].submit(_measure, config.device).result()
+            if i >= 0:  # the first round warms up
+                runs[name].append(one)
+    return runs
+
+
+def _start(part: str, name: str, setup: Setup, threads: int) -> None:
+    global _program
+    torch.set_num_threads(threads)
+    _program = load(part, name, setup)
+
+
+def _measure(device: str) -> Measure:
+    """One run: seconds, tokens, and the most memory (MiB) this process has held so far."""
+    is_gpu = device == "cuda"
+    clock = time.perf_counter if is_gpu else time.process_time
+    if is_gpu:
+        torch.cuda.synchronize()
+    start = clock()
+    tokens = _program()
+    if is_gpu:
+        torch.cuda.synchronize()
+    seconds = clock() - start
+    kib = torch.cuda.max_memory_allocated() / 1024 if is_gpu else _peak_kib()
+    return {"seconds": seconds, "tokens": tokens, "peak_memory_mib": round(kib / 1024, 1)}
+
+
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def summary(measured: dict[str, dict[str, list[Measure]]]) -> dict[str, Any]:
+    """The ratios of each part, and the peak memory of each program."""
+    result: dict[str, Any] = {"training": {}}
+    for part, runs in measured.items():
+        ratios = {
+            f"{a}_over_{b}": ratio(runs[a], runs[b])
+            for a, b in (("published", "ours"), ("batched", "ours"), ("ours", "greedy"))
+            if a in runs and b in runs
+        }
+        if part.startswith("training-"):
+            result["training"][part.removeprefix("training-")] = ratios["published_over_ours"]
+        else:
+            result[part] = ratios
+    result["peak_memory_mib"] = {
+        part: {name: max(one["peak_memory_mib"] for one in rows) for name, rows in runs.items()}
+        for part, runs in measured.items()
+    }
+    return result
+
+
+def ratio(a: Sequence[Measure], b: Sequence[Measure]) -> float:
+    """The median of the paired ratios of the times."""
+    return round(median(x["seconds"] / y["seconds"] for x, y in zip(a, b, strict=True)), 2)
+
+
+def table(measured: dict[str, dict[str, list[Measure]]]) -> str:
+    """The figures as a table for the console."""
+    rows = [f"{'part':12} {'program':10} {'seconds':>9} {'to ours':>8} {'tokens':>8} {'peak MiB':>9}"]
+    for part, runs in measured.items():
+        for name, each in runs.items():
+            seconds = median(one["seconds"] for one in each)
+            rows.append(
+                f"{part:12} {name:10} {seconds:9.2f} {ratio(each, runs['ours']):8.2f}"
+                f" {each[0]['tokens']:8.0f} {max(one['peak_memory_mib'] for one in each):9.0f}"
+            )
+    return "\n".join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job; the exit status."""
+    return run(BenchmarkConfig, work, argv, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
