@@ -30,9 +30,9 @@ FULL = {
     "num_validation": 200,
     "num_test": 1000,
     "num_oracle": 200,
-    "num_step_sizes": 200,
+    "num_step_sizes": 150,
     "value_seeds": 3,
-    "centres": (0.85, 0.9, 0.95, 1.0),
+    "centres": (0.85, 0.9, 0.92, 0.94, 0.96, 1.0),
     "step_sizes": (1, 2, 4, 8, 16),
     "value": {"epochs": 2},
 }
