@@ -123,8 +123,9 @@ def plain_run(policy: Path, folder: Path) -> tuple[ValueTrainer, list[dict[str, 
 
 def kill_a_worker(out: Path) -> None:
     """SIGKILL one training process of this session once there is a checkpoint to go on from."""
-    deadline = time.monotonic() + 240
-    while len(list((out / "checkpoints").glob("checkpoint_*"))) < 2 and time.monotonic() < deadline:
+    deadline, seen = time.monotonic() + 240, set[str]()
+    while len(seen) < 2 and time.monotonic() < deadline:  # an older one is deleted when the next is there
+        seen |= {path.name for path in (out / "checkpoints").glob("checkpoint_*")}
         time.sleep(0.02)
     own = psutil.Process().children(recursive=True)
     next(one for one in own if "RayTrainWorker" in " ".join(one.cmdline())).kill()
