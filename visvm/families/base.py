@@ -50,7 +50,7 @@ class Family:
 
     @property
     def vision(self) -> nn.Module:
-        """The vision tower (with Qwen's merger; LLaVA's projector is not part of it)."""
+        """The vision tower, with Qwen's merger but without LLaVA's projector."""
         return self.base.vision_tower
 
     @property
