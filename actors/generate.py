@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from actors.rows import DATA, FAULT, LOADED, Row, each, pictures, table
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import ROLLOUTS, Candidate, Request
+from visvm.records import ROLLOUTS, Branch, Candidate, Request
 from visvm.reward import ClipScorer
+from visvm.search.flight import Desk, fly
 from visvm.sentences import split_sentences
 
 ROLLED = pa.schema([*ROLLOUTS, *pa.schema(DATA + FAULT)])
@@ -32,16 +33,20 @@ class Generate:
         return table(each(pictures(batch.to_pylist()), self._respond, stage="generate"), ROLLED)
 
     def _respond(self, rows: list[Row]) -> list[Row]:
-        branches = self.policy.open([Request(row["picture"], row["prompt"], self.seed) for row in rows])
-        proposals = self.policy.propose(branches, self.temperatures, whole=True)
+        requests = [Request(row["picture"], row["prompt"], self.seed) for row in rows]
+        responses = fly(self.policy, None, requests, self._write)
         return [
             {
                 **row,
                 "content_hash": row["picture"].content_hash,
                 "responses": [self._response(candidate) for candidate in candidates],
             }
-            for row, candidates in zip(rows, proposals, strict=True)
+            for row, candidates in zip(rows, responses, strict=True)
         ]
+
+    async def _write(self, desk: Desk, branch: Branch) -> list[Candidate]:
+        (candidates,) = await desk.propose([branch], self.temperatures, whole=True)
+        return candidates
 
     def _response(self, candidate: Candidate) -> Row:
         return {

@@ -46,6 +46,7 @@ class BenchmarkConfig(Config):
     num_sentences: int = Field(8, ge=1, description="sentences a caption")
     sentence_length: int = Field(25, ge=2, description="tokens a sentence, on average")
     response_length: int = Field(100, ge=1, description="tokens a response of the rollouts")
+    num_pictures: int = Field(1, ge=1, description="pictures of the search; ours has them in flight together")
     repeats: int = Field(3, ge=1, description="measured runs of each program, after one to warm up")
     threads: int = Field(1, ge=1, description="threads of a program on the CPU")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda")
@@ -74,6 +75,7 @@ class BenchmarkConfig(Config):
             sentence_length=self.sentence_length,
             lengths=self.lengths,
             response_length=self.response_length,
+            num_pictures=self.num_pictures,
         )
         return Setup(self.model, workload, self.device, self.dtype)
 

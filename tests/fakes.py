@@ -48,10 +48,33 @@ class FakePolicy:
     end_one_in: int = 5
     limit: int = 12
     proposals: list[tuple[int, int, bool]] = field(default_factory=list)
+    submitted: dict[int, tuple] = field(default_factory=dict)
+    num_free: int = 1000
 
     def open(self, requests: Sequence[Request]) -> list[FakeBranch]:
         assert requests, "nothing to open"
         return [FakeBranch(one) for one in requests]
+
+    def submit(
+        self, branches: Sequence[FakeBranch], temperatures: Sequence[float], *, whole: bool = False
+    ) -> int:
+        number = len(self.submitted)
+        self.submitted[number] = (list(branches), tuple(temperatures), whole)
+        return number
+
+    def step(self) -> dict[int, list[list[Candidate]]]:
+        """All that was submitted, what is alike by one call of ``propose``."""
+        done: dict[int, list[list[Candidate]]] = {}
+        submitted, self.submitted = self.submitted, {}
+        for kind in dict.fromkeys(one[1:] for one in submitted.values()):
+            alike = {number: one[0] for number, one in submitted.items() if one[1:] == kind}
+            flat = [branch for branches in alike.values() for branch in branches]
+            rows = iter(self.propose(flat, kind[0], whole=kind[1]))
+            done |= {number: [next(rows) for _ in branches] for number, branches in alike.items()}
+        return done
+
+    def clear(self) -> None:
+        self.submitted = {}
 
     def propose(
         self, branches: Sequence[FakeBranch], temperatures: Sequence[float], *, whole: bool = False

@@ -39,8 +39,8 @@ def test_natural_lengths_are_the_same_for_every_program_and_spread_around_the_me
     model, processor = models.build(SIZES["tiny"], device="cpu", dtype=torch.float32)
     work = Workload(num_sentences=3, sentence_length=5, lengths="natural", temperatures=(0.0,))
     shown = models.picture(SIZES["tiny"])
-    one = ours.search(ours.ForcedPolicy(model, processor, work, max_new_tokens=100), shown)
-    other = published.search(model, family_of(model.model, processor), shown, work, batched=False)
+    one = ours.search(ours.ForcedPolicy(model, processor, work, max_new_tokens=100), [shown])
+    other = published.search(model, family_of(model.model, processor), [shown], work, batched=False)
     assert one == other  # both greedy: the same tokens, so the same lengths
 
 

@@ -22,7 +22,7 @@ PACKAGES = ("visvm", "actors", "jobs")
 FLOORS = (
     {"records", "sentences", "prompts", "images", "config"},
     {"engine", "families"},
-    {"policy", "value", "reward"},
+    {"policy", "decoder", "value", "reward"},
     {"search", "training", "metrics"},
     {"world", "report", "benchmark"},
 )

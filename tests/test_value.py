@@ -111,7 +111,7 @@ def test_values_do_not_depend_on_padding_batch_or_order(policies: dict[str, str]
     ]
     together = ValueScorer(model).score(questions)
     alone = [ValueScorer(model).score([one])[0] for one in questions]
-    backwards = ValueScorer(model, cache_mb=0).score(questions[::-1])[::-1]
+    backwards = ValueScorer(model, max_pictures=1).score(questions[::-1])[::-1]
     for a, b, c in zip(together, alone, backwards, strict=True):
         assert a == close_to(b)
         assert a == close_to(c)
@@ -130,10 +130,17 @@ def test_interleaved_pictures_are_not_mixed_up(policies: dict[str, str]) -> None
 
 
 def test_the_cache_is_bounded(policies: dict[str, str]) -> None:
-    scorer = ValueScorer(make(policies["llava"]), cache_mb=0)
+    scorer = ValueScorer(make(policies["llava"]), max_pictures=1)
     scorer.score([question(0), question(1)])
+    assert scorer.engine.pictures.num_used == 1
+    scorer.score([question(1)])
     scorer.score([question(0)])
-    assert (scorer.misses, len(scorer._prefixes)) == (3, 0)
+    assert scorer.engine.pictures.num_used == scorer.engine.pictures.kv.shape[2] == 1
+
+
+def test_a_picture_that_can_never_be_stored_is_told(policies: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"more than the budget of 0 MiB"):
+        ValueScorer(make(policies["llava"]), cache_mb=0).score([question(0)])
 
 
 def test_the_end_is_told_apart(policies: dict[str, str]) -> None:

@@ -1,43 +1,21 @@
-"""The policy: a VLM that proposes and commits sentences over a picture encoded once."""
+"""The policy: a VLM that proposes and commits sentences over pictures encoded once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from visvm.engine import Block, Engine
-from visvm.engine.sampling import sample, uniforms
+from visvm.decoder import Decoder, PolicyOptions, TreeBranch
+from visvm.engine import Engine, Prefix, Rows
 from visvm.families import check_supported, family_of
-from visvm.records import Branch, Candidate, FinishReason, Request
+from visvm.records import Branch, Candidate, Request
 from visvm.sentences import first_sentence_end, split_sentences
 
 CLOSERS = ".!?…。！？\n"
-DROP_SHARE = 0.25  # finished rows are dropped once they are more than this share: dropping copies the rest
-
-
-@dataclass(frozen=True, eq=False)
-class TreeBranch:
-    """A caption in progress: its picture's shared prefix, and its own keys and values after it.
-
-    ``state`` [hidden] is the last hidden state, from which the next token is drawn. ``proposed``
-    keeps what going on from a candidate needs, so that nothing is computed twice.
-    """
-
-    request: Request
-    prefix: Block
-    suffix: Block
-    state: Tensor
-    token_ids: tuple[int, ...] = ()
-    text: str = ""
-    sentences: tuple[str, ...] = ()
-    ended: bool = False
-    proposed: dict[tuple[int, ...], tuple[Block, Tensor]] = field(default_factory=dict, repr=False)
+MIB = 2**20
 
 
 class SharedPrefixPolicy:
@@ -48,15 +26,15 @@ class SharedPrefixPolicy:
     follows it was seen.
     """
 
-    def __init__(
-        self, model: Any, processor: Any, *, max_new_tokens: int = 512, top_p: float = 0.9, top_k: int = 0
-    ) -> None:
-        """``max_new_tokens`` bounds a whole caption; ``top_p``, ``top_k`` (0: off) all sampling."""
+    def __init__(self, model: Any, processor: Any, **options: Any) -> None:
+        """``options`` are fields of ``PolicyOptions``."""
+        self.options = PolicyOptions(**options)
         self.family = family_of(model.model.eval(), processor)
-        self.lm_head = model.lm_head
-        self.engine = Engine(self.family)
-        self.max_new_tokens, self.top_p, self.top_k = max_new_tokens, top_p, top_k
         self.eos_ids = _eos_ids(model, self.family.tokenizer)
+        self.engine = Engine(self.family, max_pictures=self.options.max_pictures)
+        is_fixed = self.options.cache_mb is not None
+        rows = Rows(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
+        self.decoder = Decoder(self, rows, model.lm_head)
         self._closes: dict[int, bool] = {}
 
     @classmethod
@@ -72,32 +50,83 @@ class SharedPrefixPolicy:
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
         return cls(model.to(device), AutoProcessor.from_pretrained(name), **options)
 
+    @property
+    def num_free(self) -> int:
+        """How many more pictures, of the sizes seen so far, may be opened now."""
+        return self.engine.pictures.num_free
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether candidates are being written."""
+        return bool(self.decoder.proposals)
+
     def open(self, requests: Sequence[Request]) -> list[Branch]:
-        """One empty branch a request; requests with the same picture share its encoding."""
+        """An empty branch for each of the first requests: for as many as there is room for now.
+
+        Requests with the same picture share its encoding. A picture's place is free again once no
+        branch of it is left.
+
+        Raises:
+            ValueError: there is no room for the first picture even if no other is open.
+        """
+        if not requests:
+            return []
+        self._share_budget(requests)
         pictures = {request.picture.content_hash: request.picture for request in requests}
-        blocks = dict(zip(pictures, self.engine.prefill(list(pictures.values())), strict=True))
-        prefixes = [blocks[request.picture.content_hash] for request in requests]
+        known = dict(zip(pictures, self.engine.prefill(list(pictures.values())), strict=False))
+        opened = [request for request in requests if request.picture.content_hash in known]
+        return self._read_prompts(opened, [known[request.picture.content_hash] for request in opened])
+
+    def _share_budget(self, requests: Sequence[Request]) -> None:
+        """Give to pictures what rows leave of the budget."""
+        if self.options.cache_mb is not None:
+            longest = max(len(self.family.prompt_ids(request.prompt)) for request in requests)
+            taken = self.decoder.rows.most_bytes(longest + self.options.max_new_tokens)
+            self.engine.pictures.budget = max(0, self.options.cache_mb * MIB - taken)
+
+    def _read_prompts(self, requests: Sequence[Request], prefixes: Sequence[Prefix]) -> list[Branch]:
+        if not requests:
+            return []
         prompts = [self.family.prompt_ids(request.prompt) for request in requests]
-        longest = max(len(prompt) for prompt in prompts)
-        fork = self.engine.fork(prefixes, [None] * len(prefixes), width=1)
-        padded = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts])
-        hidden = fork.step(padded)
+        hidden, kv = self.engine.read(prefixes, prompts)
         return [
-            TreeBranch(request, prefix, fork.block(i, len(prompt)), hidden[i, len(prompt) - 1].clone())
+            TreeBranch(
+                request, prefix, kv[:, :, i, :, : len(prompt)].clone(), hidden[i, len(prompt) - 1].clone()
+            )
             for i, (request, prefix, prompt) in enumerate(zip(requests, prefixes, prompts, strict=True))
         ]
 
-    def propose(
+    def submit(
         self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
-    ) -> list[list[Candidate]]:
-        """One candidate a temperature (0: greedy) for each branch: a sentence, or all the rest.
+    ) -> int:
+        """Ask for candidates; ``step`` gives them under the number returned.
 
         Raises:
             ValueError: a branch has ended already.
         """
-        if not branches:
-            return []
-        return _Proposal(self, [_live(branch) for branch in branches], temperatures, whole=whole).run()
+        return self.decoder.submit([_live(branch) for branch in branches], temperatures, whole=whole)
+
+    def step(self) -> dict[int, list[list[Candidate]]]:
+        """Write one token of all candidates that have a row; the proposals complete now, by number."""
+        return self.decoder.step()
+
+    def clear(self) -> None:
+        """Forget all that was submitted."""
+        self.decoder.clear()
+
+    def propose(
+        self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
+    ) -> list[list[Candidate]]:
+        """``submit``, and ``step`` until it is done: for when nothing else is being written.
+
+        Raises:
+            ValueError: a branch has ended already.
+        """
+        assert not self.is_busy, "other candidates are being written"
+        number = self.submit(branches, temperatures, whole=whole)
+        while not (done := self.step()):
+            pass
+        return done[number]
 
     def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:
         """Append one of its own candidates to each branch.
@@ -112,8 +141,8 @@ class SharedPrefixPolicy:
         if not candidate.ended:
             if candidate.token_ids not in branch.proposed:
                 raise ValueError(f"candidate {candidate.text!r} was not proposed for this branch")
-            block, state = branch.proposed[candidate.token_ids]
-            suffix = suffix.followed_by(block)
+            kv, state = branch.proposed[candidate.token_ids]
+            suffix = torch.cat([suffix, kv], dim=3)
         return TreeBranch(
             branch.request,
             branch.prefix,
@@ -153,110 +182,6 @@ class SharedPrefixPolicy:
             [*branch.token_ids, *tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return whole[len(branch.text) :]
-
-
-class _Row:
-    """One candidate as it is written. ``states`` are the hidden states its tokens were drawn from."""
-
-    def __init__(self, branch: TreeBranch, temperature: float, uniform: np.ndarray, room: int) -> None:
-        self.branch, self.temperature, self.uniform, self.room = branch, temperature, uniform, room
-        self.tokens: list[int] = []
-        self.log_probs: list[float] = []
-        self.states: list[Tensor] = [branch.state]
-        self.armed = False
-        self.done: Candidate | None = None
-
-    def finish(self, num_tokens: int, text: str, reason: FinishReason) -> None:
-        """Keep the first ``num_tokens`` as the candidate (end-of-text itself is not kept)."""
-        log_prob = sum(self.log_probs[: num_tokens + (reason == "stop")])
-        ids = tuple(self.tokens[:num_tokens])
-        self.done = Candidate(text, ids, reason, self.temperature, log_prob)
-
-
-class _Proposal:
-    """One call of ``propose``: the rows of all branches decoded together, each until it is done."""
-
-    def __init__(
-        self,
-        policy: SharedPrefixPolicy,
-        branches: list[TreeBranch],
-        temperatures: Sequence[float],
-        *,
-        whole: bool,
-    ) -> None:
-        self.policy, self.whole = policy, whole
-        self.rows = [[self._row(branch, t, j) for j, t in enumerate(temperatures)] for branch in branches]
-        prefixes, suffixes = [one.prefix for one in branches], [one.suffix for one in branches]
-        self.fork = policy.engine.fork(prefixes, suffixes, width=len(temperatures))
-
-    def _row(self, branch: TreeBranch, temperature: float, index: int) -> _Row:
-        request, room = branch.request, self.policy.max_new_tokens - len(branch.token_ids)
-        key = (request.seed, request.picture.id, request.prompt, branch.token_ids, self.whole, index)
-        return _Row(branch, temperature, uniforms(*key, num=room), room)
-
-    def run(self) -> list[list[Candidate]]:
-        """Decode until every row is done."""
-        live = [row for rows in self.rows for row in rows]
-        states = torch.stack([row.states[0] for row in live])
-        while True:
-            tokens = self._draw(live, states)
-            done = [self._check(row, i) for i, row in enumerate(live)]
-            if all(done):
-                return [[_finished(row) for row in rows] for rows in self.rows]
-            if sum(done) > len(live) * DROP_SHARE:
-                kept = [i for i, is_done in enumerate(done) if not is_done]
-                self.fork.keep(kept)
-                live, tokens = [live[i] for i in kept], tokens[kept]
-            states = self.fork.step(tokens[:, None])[:, 0]
-            for row, state in zip(live, states, strict=True):
-                row.states.append(state)
-
-    @torch.inference_mode()
-    def _draw(self, live: list[_Row], states: Tensor) -> Tensor:
-        """The next token of every row [rows], from hidden states [rows, hidden]."""
-        policy, step = self.policy, len(live[0].states) - 1
-        logits = policy.lm_head(states).float()
-        if step == 0:
-            logits[:, policy.eos_ids] = float("-inf")
-        temperatures = torch.tensor([row.temperature for row in live], device=logits.device)
-        uniform = torch.tensor([row.uniform[min(step, row.room - 1)] for row in live], device=logits.device)
-        tokens = sample(logits, temperatures, uniform, top_p=policy.top_p, top_k=policy.top_k)
-        log_probs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
-        for row, token, log_prob in zip(live, tokens.tolist(), log_probs.tolist(), strict=True):
-            if row.done is None:
-                row.tokens.append(token)
-                row.log_probs.append(log_prob)
-        return tokens
-
-    def _check(self, row: _Row, index: int) -> bool:
-        """Close the row if its last token completes it; whether it is done."""
-        if row.done is not None:
-            return True
-        token = row.tokens[-1]
-        ended = token in self.policy.eos_ids
-        if not self.whole and (row.armed or ended):
-            self._close_sentence(row, index, final=ended)
-        row.armed = row.armed or self.policy.closes(token)
-        if row.done is None and (ended or len(row.tokens) >= row.room):
-            kept = row.tokens[:-1] if ended else row.tokens
-            row.finish(len(kept), self.policy.added_text(row.branch, kept), "stop" if ended else "length")
-        return row.done is not None
-
-    def _close_sentence(self, row: _Row, index: int, *, final: bool) -> None:
-        """End the row after its first sentence, if what follows it confirms that it is closed."""
-        tokens = row.tokens[:-1] if final else row.tokens
-        kept = self.policy.sentence_length(row.branch, tokens, final=final)
-        if kept is None:
-            return
-        row.finish(kept, self.policy.added_text(row.branch, tokens[:kept]), "sentence")
-        # What going on from here needs is taken now: the row may be dropped at once.
-        block = self.fork.block(index, kept)
-        row.branch.proposed[_finished(row).token_ids] = (block, row.states[kept].clone())
-
-
-def _finished(row: _Row) -> Candidate:
-    assert row.done is not None, "every row is closed when the loop ends"
-    return row.done
 
 
 def _live(branch: Branch) -> TreeBranch:

@@ -75,24 +75,38 @@ class Branch(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Writes captions over a picture that is encoded once."""
+    """Writes captions over pictures that are encoded once, many at a time."""
 
-    def open(self, requests: Sequence[Request]) -> list[Branch]:
-        """Encode the pictures and prompts; one empty branch for each request."""
+    @property
+    def num_free(self) -> int:
+        """How many more pictures may be opened now."""
         ...
 
-    def propose(
+    def open(self, requests: Sequence[Request]) -> list[Branch]:
+        """Encode pictures and prompts; an empty branch for each of the first requests there is room for."""
+        ...
+
+    def submit(
         self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
-    ) -> list[list[Candidate]]:
-        """For each branch one candidate a temperature (0 = greedy): a sentence, or all the rest.
+    ) -> int:
+        """Ask for one candidate a temperature (0 = greedy) of each branch: a sentence, or all the rest.
 
         Candidate j of a branch is sampled with a seed derived from (seed, image id, prompt, text
-        so far, j), so it does not depend on what else is in the batch.
+        so far, j), so it does not depend on what else is being written. Returns the number under which
+        ``step`` gives them.
         """
+        ...
+
+    def step(self) -> dict[int, list[list[Candidate]]]:
+        """Write a little of all that was submitted; what is complete now, by number."""
         ...
 
     def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:
         """Append one candidate to each branch; the given branches stay usable."""
+        ...
+
+    def clear(self) -> None:
+        """Forget all that was submitted."""
         ...
 
 

@@ -58,7 +58,8 @@ _CLIP_L = dict(
 _ANYRES = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 SIZES = {
-    # 5 tiles of 14 x 14 patches: 196 + 28 * 28 + 28 = 1,008 image tokens.
+    # 5 tiles of 14 x 14 patches: 196 + 28 * 28 + 28 = 1,008 image tokens. The vocabulary is in proportion:
+    # the language-model head has 8 % of the weights, as in Qwen2-VL-7B.
     "bench": Size(
         "llava_next",
         (392, 392),
@@ -68,7 +69,7 @@ SIZES = {
             num_hidden_layers=8,
             num_attention_heads=8,
             num_key_value_heads=2,
-            vocab_size=32064,
+            vocab_size=4096,
             max_position_embeddings=32768,
         ),
         dict(

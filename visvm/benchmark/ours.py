@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from visvm.benchmark.workload import Workload
-from visvm.policy import SharedPrefixPolicy, TreeBranch
-from visvm.records import Picture, Question, Request
+from visvm.decoder import TreeBranch
+from visvm.policy import SharedPrefixPolicy
+from visvm.records import Branch, Picture, Question, Request
+from visvm.search.flight import Desk, fly
 from visvm.training.packing import Packer, collate
 from visvm.training.td import Response, td_loss
 from visvm.value import ValueScorer
@@ -31,22 +33,32 @@ class ForcedPolicy(SharedPrefixPolicy):
         return length if len(tokens) > length else None
 
 
-def search(policy: ForcedPolicy, picture: Picture) -> int:
-    """A caption by stepwise search, the last candidate always kept; the tokens sampled."""
-    workload, sampled = policy.workload, 0
-    branches = policy.open([Request(picture, workload.prompts[0])])
-    for _ in range(workload.num_sentences):
-        (candidates,) = policy.propose(branches, workload.temperatures)
-        sampled += sum(len(candidate.token_ids) for candidate in candidates)
-        branches = policy.commit(branches, [candidates[-1]])
-    return sampled
+def search(policy: ForcedPolicy, pictures: Sequence[Picture]) -> int:
+    """A caption of each picture by stepwise search, the last candidate always kept; the tokens sampled."""
+
+    async def write(desk: Desk, branch: Branch) -> int:
+        sampled = 0
+        for _ in range(policy.workload.num_sentences):
+            (candidates,) = await desk.propose([branch], policy.workload.temperatures)
+            sampled += sum(len(candidate.token_ids) for candidate in candidates)
+            (branch,) = desk.commit([branch], [candidates[-1]])
+        return sampled
+
+    return sum(fly(policy, None, _requests(policy, pictures), write))
 
 
-def greedy(policy: ForcedPolicy, picture: Picture) -> int:
-    """A caption of ``max_new_tokens`` by greedy decoding; the tokens sampled."""
-    branches = policy.open([Request(picture, policy.workload.prompts[0])])
-    ((caption,),) = policy.propose(branches, (0.0,), whole=True)
-    return len(caption.token_ids)
+def greedy(policy: ForcedPolicy, pictures: Sequence[Picture]) -> int:
+    """A caption of ``max_new_tokens`` of each picture by greedy decoding; the tokens sampled."""
+
+    async def write(desk: Desk, branch: Branch) -> int:
+        ((caption,),) = await desk.propose([branch], (0.0,), whole=True)
+        return len(caption.token_ids)
+
+    return sum(fly(policy, None, _requests(policy, pictures), write))
+
+
+def _requests(policy: ForcedPolicy, pictures: Sequence[Picture]) -> list[Request]:
+    return [Request(picture, policy.workload.prompts[0]) for picture in pictures]
 
 
 def rollouts(policy: ForcedPolicy, picture: Picture) -> int:
@@ -63,7 +75,7 @@ def prefill(policy: ForcedPolicy, picture: Picture) -> int:
     prompts = policy.workload.prompts
     branches = policy.open([Request(picture, prompt) for prompt in prompts])
     assert isinstance(branches[0], TreeBranch)
-    return branches[0].prefix.kv.shape[3] + sum(len(policy.family.prompt_ids(one)) for one in prompts)
+    return branches[0].prefix.length + sum(len(policy.family.prompt_ids(one)) for one in prompts)
 
 
 def values(

@@ -67,17 +67,20 @@ def value_model(model: Any, processor: Any) -> VisionValueModel:
 
 def _of_policy(part: str, name: str, policy: tuple[Any, Any], setup: Setup) -> Run:
     model, processor = policy
-    shown, workload = picture(setup.size), setup.workload
+    workload = setup.workload
+    shown = [picture(setup.size, i) for i in range(workload.num_pictures)]
     if name in ("published", "batched"):
-        given = (model, family_of(model.model, processor), shown, workload)
+        given = (model, family_of(model.model, processor))
         if part == "search":
-            return partial(published.search, *given, batched=name == "batched")
-        return partial({"rollouts": published.rollouts, "prefill": published.prefill}[part], *given)
+            return partial(published.search, *given, shown, workload, batched=name == "batched")
+        works = {"rollouts": published.rollouts, "prefill": published.prefill}
+        return partial(works[part], *given, shown[0], workload)
     whole = workload.response_length if part == "rollouts" else workload.caption_length
     room = 4 * whole if part == "search" and name == "ours" else whole  # its sentences end by themselves
     forced = ours.ForcedPolicy(model, processor, workload, max_new_tokens=room)
-    works = {"search": ours.search, "rollouts": ours.rollouts, "prefill": ours.prefill}
-    return partial(ours.greedy if name == "greedy" else works[part], forced, shown)
+    if part == "search":
+        return partial(ours.greedy if name == "greedy" else ours.search, forced, shown)
+    return partial({"rollouts": ours.rollouts, "prefill": ours.prefill}[part], forced, shown[0])
 
 
 def _of_value(part: str, name: str, model: Any, setup: Setup) -> Run:

@@ -7,6 +7,7 @@ is the step that one thinks of first: the candidates of a sentence as rows of on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,9 +59,15 @@ def _cast(value: Tensor, family: Family) -> Tensor:
     return value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
 
 
+def search(
+    model: Any, family: Family, pictures: Sequence[Picture], workload: Workload, *, batched: bool
+) -> int:
+    """A caption of each picture by stepwise search, the last candidate always kept; the tokens sampled."""
+    return sum(_search(model, family, picture, workload, batched=batched) for picture in pictures)
+
+
 @torch.inference_mode()
-def search(model: Any, family: Family, picture: Picture, workload: Workload, *, batched: bool) -> int:
-    """A caption by stepwise search, the last candidate always kept; the tokens sampled."""
+def _search(model: Any, family: Family, picture: Picture, workload: Workload, *, batched: bool) -> int:
     written, sampled = torch.empty(0, dtype=torch.long), 0
     for _ in range(workload.num_sentences):
         inputs = chat_inputs(family, picture, workload.prompts[0], written)

@@ -15,7 +15,7 @@ LENGTHS = ("forced", "natural")
 
 @dataclass(frozen=True)
 class Workload:
-    """A caption's sentences, the tokens of each, and what is made of one picture."""
+    """A caption's sentences and their tokens, what is made of one picture, and how many are searched."""
 
     num_sentences: int = 8
     sentence_length: int = 25
@@ -24,6 +24,7 @@ class Workload:
     num_prompts: int = 9
     num_responses: int = 5
     response_length: int = 100
+    num_pictures: int = 1
 
     @property
     def caption_length(self) -> int:

@@ -1,5 +1,7 @@
-"""The shared-prefix engine: a picture is encoded once, candidates branch off its keys and values."""
+"""The shared-prefix engine: prefill once, branch off, sample."""
 
-from visvm.engine.engine import Block, Engine, Fork
+from visvm.engine.engine import Engine
+from visvm.engine.pictures import PictureStore, Prefix
+from visvm.engine.rows import Rows
 
-__all__ = ["Block", "Engine", "Fork"]
+__all__ = ["Engine", "PictureStore", "Prefix", "Rows"]

@@ -1,13 +1,13 @@
-"""Attention over a tree: each row sees its ancestors' keys and values, stored once, and its own.
+"""Attention of rows over shared pictures: each row sees its picture's keys, stored once, and its own.
 
-A level of the tree holds N sequences; R = N * width rows of queries share them in order. The
-scores of all levels are joined in one softmax, so the result equals plain attention over the
-concatenated keys, while no key is ever copied for a row.
+The scores of both are joined in one softmax, so the result equals plain attention over the
+concatenated keys, while no picture's key is ever copied for a row.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,75 +17,106 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-NAME = "visvm_tree"
+NAME = "visvm_rows"
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
-    """Keys and values of N sequences, ``kv`` [layers, 2, N, kv heads, T, D], right padded.
+class Shared:
+    """Keys and values of N pictures, ``kv`` [layers, 2, N, kv heads, T, D], and the rows that read them.
 
-    ``hidden`` [N, 1, 1, T] marks the padding (None: there is none).
+    ``hidden`` [N, 1, 1, T] marks padding (None: there is none). Row r stands at ``places[r]`` of the grid
+    [N, width] (None: the R = N * width rows stand in order).
     """
 
     kv: Tensor
     hidden: Tensor | None
+    places: Tensor | None
+    width: int
+
+    def to_grid(self, rows: Tensor) -> Tensor:
+        """[R, ...] -> [N * width, ...]."""
+        if self.places is None:
+            return rows
+        grid = rows.new_zeros(self.kv.shape[2] * self.width, *rows.shape[1:])
+        grid[self.places] = rows
+        return grid
+
+    def to_rows(self, grid: Tensor) -> Tensor:
+        """The inverse of ``to_grid``."""
+        return grid if self.places is None else grid[self.places]
 
 
-class Tree:
-    """Parent levels, and the growing leaves: one sequence for each row."""
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass of R rows of L new tokens: what they share, and where their own keys and values go.
 
-    def __init__(self, parents: list[Level], leaves: Tensor) -> None:
-        """``leaves``: uninitialised room [layers, 2, R, kv heads, capacity, D]; it grows at need."""
-        self.parents = parents
-        self.leaves = leaves
-        self.length = 0
+    ``own`` [layers, 2, R, kv heads, capacity, D] has room for them; row r holds ``starts[r]`` tokens
+    so far (``longest`` is the most). All of ``own`` is finite: hidden values are multiplied by 0.
+    """
 
-    def make_room(self, num_tokens: int) -> None:
-        """Double the leaves' capacity until ``num_tokens`` more fit."""
-        while self.leaves.shape[4] < self.length + num_tokens:
-            self.leaves = torch.cat([self.leaves, torch.empty_like(self.leaves)], dim=4)
+    shared: Shared | None
+    own: Tensor
+    starts: Tensor
+    longest: int
+    length: int
+
+    @property
+    def is_first(self) -> bool:
+        """Nothing is there before the new tokens."""
+        return self.shared is None and self.longest == 0
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """[R, L]: where each new token goes."""
+        return self.starts[:, None] + torch.arange(self.length, device=self.starts.device)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """[R, 1, L, longest + L] marks the keys after each new token."""
+        keys = torch.arange(self.longest + self.length, device=self.starts.device)
+        return (keys > self.columns[:, :, None])[:, None]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """[R, 1]: the rows' numbers."""
+        return torch.arange(self.own.shape[2], device=self.starts.device)[:, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Append key, value [R, kv heads, L, D] to the leaves; the output [R, heads, L, D]."""
-        start, end = self.length, self.length + query.shape[2]
-        self.leaves[layer, 0, :, :, start:end] = key
-        self.leaves[layer, 1, :, :, start:end] = value
-        own = self.leaves[layer, :, :, :, :end]
-        if not self.parents and start == 0:
+        """Append key, value [R, kv heads, L, D] to the rows' own; the output [R, heads, L, D]."""
+        if self.longest == 0:
+            self.own[layer, 0, :, :, : self.length] = key
+            self.own[layer, 1, :, :, : self.length] = value
+        else:
+            self.own[layer, 0][self.rows, :, self.columns] = key.transpose(1, 2)
+            self.own[layer, 1][self.rows, :, self.columns] = value.transpose(1, 2)
+        own = self.own[layer, :, :, :, : self.longest + self.length]
+        if self.is_first:
             return F.scaled_dot_product_attention(
                 query, own[0], own[1], is_causal=True, scale=scaling, enable_gqa=True
             )
-        levels = [(level.kv[layer], level.hidden) for level in self.parents]
-        levels.append((own, _future(start, end, query.device)))
-        return _joint_attention(query, levels, scaling)
+        return self._joint(layer, query, own, scaling)
+
+    def _joint(self, layer: int, query: Tensor, own: Tensor, scaling: float) -> Tensor:
+        scores = _unfold(_scores(_fold(query, own[0]), own[0]), query)
+        scores = scores.masked_fill_(self.hidden, float("-inf"))
+        if self.shared is None:
+            weights = scores.mul_(scaling).softmax(dim=-1).to(query.dtype)
+            return _unfold(_fold(weights, own[1]) @ own[1], query)
+        shared, kv = self.shared, self.shared.kv[layer]
+        grid = shared.to_grid(query)
+        above = _scores(_fold(grid, kv[0]), kv[0])
+        if shared.hidden is not None:
+            above = above.masked_fill_(shared.hidden, float("-inf"))
+        above = shared.to_rows(_unfold(above, grid))
+        weights = torch.cat([above, scores], dim=-1).mul_(scaling).softmax(dim=-1).to(query.dtype)
+        above, weights = weights.split([kv.shape[3], own.shape[3]], dim=-1)
+        out = _unfold(_fold(shared.to_grid(above), kv[1]) @ kv[1], grid)
+        return shared.to_rows(out) + _unfold(_fold(weights, own[1]) @ own[1], query)
 
 
-def _future(start: int, end: int, device: torch.device) -> Tensor | None:
-    """[L, end] marks the keys after each of the L queries; None for a single query."""
-    if end - start == 1:
-        return None
-    return torch.ones(end - start, end, dtype=torch.bool, device=device).triu(start + 1)
-
-
-def _joint_attention(query: Tensor, levels: list[tuple[Tensor, Tensor | None]], scaling: float) -> Tensor:
-    scores = [_scores(query, kv[0], hidden) for kv, hidden in levels]
-    weights = torch.cat(scores, dim=-1).mul_(scaling).softmax(dim=-1).to(query.dtype)
-    parts = weights.split([kv.shape[3] for kv, _ in levels], dim=-1)
-    out = torch.zeros_like(query)
-    for part, (kv, _) in zip(parts, levels, strict=True):
-        out += _unfold(_fold(part, kv[1]) @ kv[1], query)
-    return out
-
-
-def _scores(query: Tensor, key: Tensor, hidden: Tensor | None) -> Tensor:
-    """Float32 scores [R, heads, L, T] of rows against the level's keys [N, kv heads, T, D]."""
-    scores = (_fold(query, key) @ key.transpose(-1, -2)).float()
-    if hidden is not None and hidden.dim() == 4:  # padding of the level's sequences
-        scores = scores.masked_fill(hidden, float("-inf"))
-    scores = _unfold(scores, query)
-    if hidden is not None and hidden.dim() == 2:  # the causal order among the row's own tokens
-        scores = scores.masked_fill(hidden, float("-inf"))
-    return scores
+def _scores(folded: Tensor, key: Tensor) -> Tensor:
+    """Float32 scores of folded queries against keys [N, kv heads, T, D]."""
+    return (folded @ key.transpose(-1, -2)).float()
 
 
 def _fold(rows: Tensor, level: Tensor) -> Tensor:
@@ -104,20 +135,20 @@ def _unfold(folded: Tensor, query: Tensor) -> Tensor:
     return folded.transpose(1, 2).reshape(rows, heads, length, last)
 
 
-def tree_attention(
+def row_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """A transformers attention function: over ``tree`` where one is passed, else plain SDPA."""
-    tree: Tree | None = kwargs.pop("tree", None)
-    if tree is None:
+    """A transformers attention function: by ``rows`` (a ``Pass``) where one is given, else plain SDPA."""
+    rows: Pass | None = kwargs.pop("rows", None)
+    if rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    out = tree.attend(int(module.layer_idx), query, key, value, kwargs["scaling"])  # type: ignore[arg-type]
+    out = rows.attend(int(module.layer_idx), query, key, value, kwargs["scaling"])  # type: ignore[arg-type]
     return out.transpose(1, 2).contiguous(), None
 
 
-def use_tree_attention(model: Any) -> None:
-    """Let the language model of ``model`` accept a ``tree``; without one it computes as before."""
-    AttentionInterface.register(NAME, tree_attention)
+def use_row_attention(model: Any) -> None:
+    """Let the language model of ``model`` accept ``rows``; without them it computes as before."""
+    AttentionInterface.register(NAME, row_attention)
     # Without a mask function of the same name, transformers silently drops padding masks.
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation({"text_config": NAME})

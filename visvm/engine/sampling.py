@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -24,13 +25,25 @@ def sample(
     """
     if not bool((temperatures > 0).any()):
         return logits.argmax(dim=-1)
-    if 0 < top_k < logits.shape[-1]:
-        top, ids = logits.topk(top_k, dim=-1)
-    else:
-        top, ids = logits.sort(dim=-1, descending=True, stable=True)
+    top = _descending(logits) if not 0 < top_k < logits.shape[-1] else logits.topk(top_k, dim=-1).values
     greedy = temperatures <= 0
     probs = (top / temperatures.masked_fill(greedy, 1.0)[:, None]).double().softmax(dim=-1)
-    probs = probs.masked_fill(probs.cumsum(dim=-1) - probs >= top_p, 0.0)
     cdf = probs.cumsum(dim=-1)
-    pick = (cdf <= uniform[:, None] * cdf[:, -1:]).sum(dim=-1).clamp(max=cdf.shape[-1] - 1)
-    return ids.gather(1, pick.masked_fill(greedy, 0)[:, None])[:, 0]
+    last = ((cdf - probs < top_p).sum(dim=-1) - 1)[:, None]  # of the nucleus
+    rank = (cdf <= uniform[:, None] * cdf.gather(1, last)).sum(dim=-1, keepdim=True).minimum(last)
+    return _ranked(logits, top, rank.masked_fill(greedy[:, None], 0))
+
+
+def _descending(logits: Tensor) -> Tensor:
+    """The logits of each row in descending order; on the CPU by numpy, ten times as fast as torch."""
+    if logits.device.type != "cpu":
+        return logits.sort(dim=-1, descending=True).values
+    return torch.from_numpy(np.sort(-logits.numpy(), axis=-1)).neg_()
+
+
+def _ranked(logits: Tensor, top: Tensor, rank: Tensor) -> Tensor:
+    """The tokens [R] at ``rank`` [R, 1] of the descending ``top``; of equals the lower token is first."""
+    value = top.gather(1, rank)
+    nth = rank - (top > value).sum(dim=-1, keepdim=True)
+    found = (logits == value).to(torch.int32).cumsum(dim=-1, dtype=torch.int32)
+    return (found == nth + 1).int().argmax(dim=-1)

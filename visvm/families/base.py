@@ -80,6 +80,14 @@ class Family:
         images = [picture.image for picture in pictures]
         return dict(self.processor(images=images, text=text, padding=True, return_tensors="pt"))
 
+    def prefix_lengths(self, inputs: dict[str, Any]) -> list[int]:
+        """Tokens of each picture, the template's head included, from the output of ``preprocess``."""
+        rows = [
+            ids[keep.bool()].tolist()
+            for ids, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ]
+        return [_last_index(row, self.image_token_id) + 1 for row in rows]
+
     def encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
         """The pictures as the language model reads them; gradients flow unless switched off."""
         return self.encode_inputs(self.preprocess(pictures))

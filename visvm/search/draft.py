@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,7 @@ from visvm.records import (
     Scorer,
     TraceStep,
 )
+from visvm.search.flight import Desk, fly
 from visvm.sentences import split_sentences
 
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -42,12 +44,27 @@ class Draft:
 
 @dataclass(frozen=True)
 class State:
-    """A sentence of a draft after ``prefix``, to be scored; ``ended``: the caption ends with it."""
+    """A sentence after ``prefix``, to be scored; ``ended``: the caption ends with it."""
 
-    draft: Draft
     prefix: tuple[str, ...]
     sentence: str
     ended: bool
+
+
+class SideBySide:
+    """A ``Search`` by what it does for one caption: ``write``."""
+
+    @abstractmethod
+    async def write(self, desk: Desk, branch: Branch) -> Caption:
+        """The caption of a branch just opened."""
+
+    def __call__(self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]) -> list[Caption]:
+        """The captions of the requests, written side by side, each at its share of the time."""
+        started = time.perf_counter()
+        captions = fly(policy, scorer, requests, self.write)
+        for caption in captions:
+            caption.cost.seconds = (time.perf_counter() - started) / len(captions)
+        return captions
 
 
 def at_limit(num_sentences: int, max_sentences: int | None) -> bool:
@@ -55,19 +72,13 @@ def at_limit(num_sentences: int, max_sentences: int | None) -> bool:
     return max_sentences is not None and num_sentences >= max_sentences
 
 
-def open_drafts(policy: Policy, requests: Sequence[Request]) -> list[Draft]:
-    """One empty draft for each request."""
-    return [Draft(branch) for branch in policy.open(requests)] if requests else []
-
-
-def propose(
-    policy: Policy, drafts: Sequence[Draft], temperatures: Sequence[float], *, whole: bool = False
-) -> list[list[Candidate]]:
-    """One candidate a temperature for each draft, in one call; their tokens go on its bill."""
-    proposals = policy.propose([draft.branch for draft in drafts], temperatures, whole=whole)
-    for draft, candidates in zip(drafts, proposals, strict=True):
-        count_tokens(draft, candidates)
-    return proposals
+async def propose(
+    desk: Desk, draft: Draft, temperatures: Sequence[float], *, whole: bool = False
+) -> list[Candidate]:
+    """One candidate a temperature; their tokens go on the draft's bill."""
+    (candidates,) = await desk.propose([draft.branch], temperatures, whole=whole)
+    count_tokens(draft, candidates)
+    return candidates
 
 
 def count_tokens(draft: Draft, candidates: Sequence[Candidate]) -> None:
@@ -75,55 +86,38 @@ def count_tokens(draft: Draft, candidates: Sequence[Candidate]) -> None:
     draft.cost.num_generated_tokens += sum(len(candidate.token_ids) for candidate in candidates)
 
 
-def score(
-    scorer: Scorer, drafts: Sequence[Draft], proposals: Sequence[Sequence[Candidate]]
-) -> list[list[float]]:
-    """The value of every candidate of every draft, in one call of the scorer."""
-    states = [
-        State(draft, draft.branch.sentences, candidate.text, candidate.ended)
-        for draft, candidates in zip(drafts, proposals, strict=True)
-        for candidate in candidates
-    ]
-    values = iter(score_states(scorer, states))
-    return [[next(values) for _ in candidates] for candidates in proposals]
+async def score(desk: Desk, draft: Draft, candidates: Sequence[Candidate]) -> list[float]:
+    """The value of every candidate for the draft's next sentence."""
+    prefix = draft.branch.sentences
+    return await score_states(desk, draft, [State(prefix, one.text, one.ended) for one in candidates])
 
 
-def score_states(scorer: Scorer, states: Sequence[State]) -> list[float]:
-    """One value a state; equal states of a draft are asked, and billed, once.
+async def score_states(desk: Desk, draft: Draft, states: Sequence[State]) -> list[float]:
+    """One value a state; equal states are asked, and billed, once.
 
     Raises:
         FloatingPointError: a value is NaN or infinite, so nothing can be chosen by it.
     """
-    groups: dict[tuple[int, tuple[str, ...]], tuple[Draft, dict[tuple[str, bool], None]]] = {}
+    groups: dict[tuple[str, ...], dict[tuple[str, bool], None]] = {}
     for state in states:
-        _, sentences = groups.setdefault((id(state.draft), state.prefix), (state.draft, {}))
-        sentences.setdefault((state.sentence.strip(), state.ended))
-    answers = scorer.score(
-        [_question(draft, prefix, list(group)) for (_, prefix), (draft, group) in groups.items()]
-    )
-    known: dict[tuple[int, tuple[str, ...]], dict[tuple[str, bool], float]] = {}
-    for (key, (draft, group)), values in zip(groups.items(), answers, strict=True):
+        groups.setdefault(state.prefix, {}).setdefault((state.sentence.strip(), state.ended))
+    questions = [_question(draft, prefix, list(group)) for prefix, group in groups.items()]
+    answers = await desk.score(questions) if questions else []
+    known: dict[tuple[str, ...], dict[tuple[str, bool], float]] = {}
+    for (prefix, group), values in zip(groups.items(), answers, strict=True):
         _check(values)
         draft.cost.num_value_calls += len(group)
-        known[key] = dict(zip(group, values, strict=True))
-    return [known[id(s.draft), s.prefix][s.sentence.strip(), s.ended] for s in states]
+        known[prefix] = dict(zip(group, values, strict=True))
+    return [known[state.prefix][state.sentence.strip(), state.ended] for state in states]
 
 
-def commit(
-    policy: Policy,
-    drafts: Sequence[Draft],
-    proposals: Sequence[Sequence[Candidate]],
-    values: Sequence[Sequence[float]],
-) -> None:
-    """Append to each draft its best candidate, and that alone decides whether the caption is over."""
-    choices = [first_best(scores) for scores in values]
-    chosen = [candidates[choice] for candidates, choice in zip(proposals, choices, strict=True)]
-    branches = policy.commit([draft.branch for draft in drafts], chosen)
-    for i, draft in enumerate(drafts):
-        draft.branch = branches[i]
-        draft.finish_reason = chosen[i].finish_reason
-        draft.values.append(values[i][choices[i]])
-        draft.trace.append(TraceStep(tuple(proposals[i]), tuple(values[i]), choices[i]))
+def commit(desk: Desk, draft: Draft, candidates: Sequence[Candidate], values: Sequence[float]) -> None:
+    """Append the best candidate to the draft; that alone decides whether the caption is over."""
+    choice = first_best(values)
+    (draft.branch,) = desk.commit([draft.branch], [candidates[choice]])
+    draft.finish_reason = candidates[choice].finish_reason
+    draft.values.append(values[choice])
+    draft.trace.append(TraceStep(tuple(candidates), tuple(values), choice))
 
 
 def first_best(values: Sequence[float]) -> int:
@@ -131,34 +125,17 @@ def first_best(values: Sequence[float]) -> int:
     return max(range(len(values)), key=values.__getitem__)
 
 
-def close(drafts: Sequence[Draft], method: str, started: float) -> list[Caption]:
-    """The captions of drafts written sentence by sentence since ``started`` (perf_counter seconds)."""
-    seconds = (time.perf_counter() - started) / max(1, len(drafts))
-    captions = []
-    for draft in drafts:
-        draft.cost.seconds = seconds
-        reason: FinishReason = draft.finish_reason if draft.branch.ended else "length"
-        captions.append(_caption(draft, method, draft.branch.sentences, reason))
-    return captions
+def close(draft: Draft, method: str) -> Caption:
+    """The caption of a draft written sentence by sentence."""
+    reason: FinishReason = draft.finish_reason if draft.branch.ended else "length"
+    return _caption(draft, method, draft.branch.sentences, reason)
 
 
-def close_whole(
-    drafts: Sequence[Draft],
-    chosen: Sequence[Candidate],
-    *,
-    method: str,
-    started: float,
-    max_sentences: int | None,
-) -> list[Caption]:
-    """The captions that take one whole candidate each, cut to ``max_sentences``."""
-    seconds = (time.perf_counter() - started) / max(1, len(drafts))
-    captions = []
-    for draft, candidate in zip(drafts, chosen, strict=True):
-        draft.cost.seconds = seconds
-        sentences, is_cut = whole_sentences(candidate, max_sentences)
-        reason: FinishReason = "length" if is_cut else candidate.finish_reason
-        captions.append(_caption(draft, method, sentences, reason))
-    return captions
+def close_whole(draft: Draft, candidate: Candidate, method: str, max_sentences: int | None) -> Caption:
+    """The caption that takes one whole candidate, cut to ``max_sentences``."""
+    sentences, is_cut = whole_sentences(candidate, max_sentences)
+    reason: FinishReason = "length" if is_cut else candidate.finish_reason
+    return _caption(draft, method, sentences, reason)
 
 
 def whole_sentences(candidate: Candidate, max_sentences: int | None) -> tuple[tuple[str, ...], bool]:

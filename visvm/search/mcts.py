@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from visvm.records import Branch, Candidate, Caption, Policy, Request, Scorer
+from visvm.records import Branch, Candidate, Caption
 from visvm.search.draft import (
     TEMPERATURES,
     Draft,
+    SideBySide,
     State,
     at_limit,
     close,
     commit,
     count_tokens,
-    open_drafts,
     score_states,
 )
+from visvm.search.flight import Desk
 
 
 @dataclass(eq=False)
@@ -40,7 +40,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class MCTS:
+class MCTS(SideBySide):
     """Before each sentence is committed, ``simulations`` of: select a leaf, expand it, back up.
 
     Select: from the root down, the child with the highest value + ``exploration`` * spread *
@@ -61,28 +61,17 @@ class MCTS:
     gamma: float = 0.9
     max_sentences: int | None = None
 
-    def __call__(self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]) -> list[Caption]:
-        assert scorer is not None, "mcts needs a scorer"
-        started = time.perf_counter()
-        drafts = open_drafts(policy, requests)
-        roots = {id(draft): Node(reward=0.0, branch=draft.branch) for draft in drafts}
-        while live := [draft for draft in drafts if draft.is_live(self.max_sentences)]:
-            trees = [(draft, roots[id(draft)]) for draft in live]
+    async def write(self, desk: Desk, branch: Branch) -> Caption:
+        draft, root = Draft(branch), Node(reward=0.0, branch=branch)
+        while draft.is_live(self.max_sentences):
             for _ in range(self.simulations):
-                self._simulate(policy, scorer, trees)
-            self._commit(policy, trees)
-            roots = {id(draft): _next_root(draft, root) for draft, root in trees}
-        return close(drafts, self.name, started)
-
-    def _simulate(self, policy: Policy, scorer: Scorer, trees: Sequence[tuple[Draft, Node]]) -> None:
-        leaves = [self._select(root) for _, root in trees]
-        growing = [
-            (draft, leaf) for (draft, _), leaf in zip(trees, leaves, strict=True) if not self._is_end(leaf)
-        ]
-        if growing:
-            self._expand(policy, scorer, growing)
-        for leaf in leaves:
-            self._back_up(leaf)
+                leaf = self._select(root)
+                if not self._is_end(leaf):
+                    await self._expand(desk, draft, leaf)
+                self._back_up(leaf)
+            commit(desk, draft, root.candidates, [child.value for child in root.children])
+            root = _next_root(draft, root)
+        return close(draft, self.name)
 
     def _select(self, node: Node) -> Node:
         while node.children:
@@ -99,16 +88,12 @@ class MCTS:
         length = len(leaf.parent.branch.sentences) + 1
         return leaf.candidate.ended or at_limit(length, self.max_sentences)
 
-    def _expand(self, policy: Policy, scorer: Scorer, growing: Sequence[tuple[Draft, Node]]) -> None:
-        branches = _branches(policy, [leaf for _, leaf in growing])
-        proposals = policy.propose(branches, (0.0, *self.temperatures * self.step_size))
-        states = []
-        for (draft, _), branch, candidates in zip(growing, branches, proposals, strict=True):
-            count_tokens(draft, candidates)
-            states += [State(draft, branch.sentences, c.text, c.ended) for c in candidates]
-        rewards = iter(score_states(scorer, states))
-        for (_, leaf), candidates in zip(growing, proposals, strict=True):
-            _grow(leaf, candidates, [next(rewards) for _ in candidates])
+    async def _expand(self, desk: Desk, draft: Draft, leaf: Node) -> None:
+        branch = _branch(desk, leaf)
+        (candidates,) = await desk.propose([branch], (0.0, *self.temperatures * self.step_size))
+        count_tokens(draft, candidates)
+        states = [State(branch.sentences, one.text, one.ended) for one in candidates]
+        _grow(leaf, candidates, await score_states(desk, draft, states))
 
     def _back_up(self, leaf: Node) -> None:
         total, weight = 0.0, 0.0
@@ -120,11 +105,6 @@ class MCTS:
             node.total += total / weight
             node.visits += 1
             node = node.parent
-
-    def _commit(self, policy: Policy, trees: Sequence[tuple[Draft, Node]]) -> None:
-        candidates = [root.candidates for _, root in trees]
-        values = [[child.value for child in root.children] for _, root in trees]
-        commit(policy, [draft for draft, _ in trees], candidates, values)
 
 
 def _next_root(draft: Draft, root: Node) -> Node:
@@ -138,14 +118,12 @@ def _next_root(draft: Draft, root: Node) -> Node:
     return child
 
 
-def _branches(policy: Policy, leaves: Sequence[Node]) -> list[Branch]:
-    """The branch that each leaf's sentence leads to; only a root has it already."""
-    new = [leaf for leaf in leaves if leaf.parent is not None]
-    parents = [leaf.parent.branch for leaf in new if leaf.parent and leaf.parent.branch]
-    sentences = [leaf.candidate for leaf in new if leaf.candidate]
-    for leaf, branch in zip(new, policy.commit(parents, sentences) if new else [], strict=True):
-        leaf.branch = branch
-    return [leaf.branch for leaf in leaves if leaf.branch]
+def _branch(desk: Desk, leaf: Node) -> Branch:
+    """The branch that the leaf's sentence leads to; only a root has it already."""
+    if leaf.branch is None:
+        assert leaf.parent and leaf.parent.branch and leaf.candidate, "a leaf hangs on an expanded node"
+        (leaf.branch,) = desk.commit([leaf.parent.branch], [leaf.candidate])
+    return leaf.branch
 
 
 def _grow(leaf: Node, candidates: Sequence[Candidate], rewards: Sequence[float]) -> None:

@@ -6,16 +6,15 @@ With the CLIP reward as the scorer this is the paper's CLIP-PRM search, with the
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from visvm.records import Caption, Policy, Request, Scorer
-from visvm.search.draft import TEMPERATURES, close, commit, open_drafts, propose, score
+from visvm.records import Branch, Caption
+from visvm.search.draft import TEMPERATURES, Draft, SideBySide, close, commit, propose, score
+from visvm.search.flight import Desk
 
 
 @dataclass(frozen=True)
-class Stepwise:
+class Stepwise(SideBySide):
     """Every sentence is the best of 1 + K * T candidates: the greedy one, then K at each temperature.
 
     ``step_size`` is the paper's K. A caption ends when the candidate that was chosen ends it.
@@ -26,13 +25,11 @@ class Stepwise:
     step_size: int = 1
     max_sentences: int | None = None
 
-    def __call__(self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]) -> list[Caption]:
-        assert scorer is not None, "stepwise search needs a scorer"
-        started = time.perf_counter()
-        drafts = open_drafts(policy, requests)
+    async def write(self, desk: Desk, branch: Branch) -> Caption:
+        draft = Draft(branch)
         schedule = (0.0, *self.temperatures * self.step_size)
-        while live := [draft for draft in drafts if draft.is_live(self.max_sentences)]:
-            candidates = propose(policy, live, schedule)
-            values = score(scorer, live, candidates)
-            commit(policy, live, candidates, values)
-        return close(drafts, self.name, started)
+        while draft.is_live(self.max_sentences):
+            candidates = await propose(desk, draft, schedule)
+            values = await score(desk, draft, candidates)
+            commit(desk, draft, candidates, values)
+        return close(draft, self.name)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from visvm.engine import Block, Engine, Fork
-from visvm.records import Question, Scorer
-from visvm.value.model import VisionValueModel
+from visvm.engine import Engine, Prefix
+from visvm.records import Picture, Question, Scorer
+from visvm.value.model import StateReader, VisionValueModel
+
+MAX_QUESTIONS = 32  # answered in one pass: bounds what a pass takes beside the stored pictures
 
 
 class ValueScorer:
@@ -19,16 +22,22 @@ class ValueScorer:
 
     ``centre`` moves the reward at which a sentence is worth nothing, without training again:
     V_c = V - (c - c0) / s * N; a higher centre ends captions earlier. The keys and values of the
-    pictures are kept up to ``cache_mb`` MiB; ``hits`` and ``misses`` count look-ups.
+    last ``max_pictures`` are kept, within ``cache_mb`` MiB; ``hits`` and ``misses`` count look-ups.
     """
 
-    def __init__(self, model: VisionValueModel, *, centre: float | None = None, cache_mb: int = 4096) -> None:
+    def __init__(
+        self,
+        model: VisionValueModel,
+        *,
+        centre: float | None = None,
+        max_pictures: int = 64,
+        cache_mb: int = 4096,
+    ) -> None:
         self.model, self.config, self.reader = model.eval(), model.config, model.reader
         self.centre = self.config.reward_centre if centre is None else centre
-        self.engine = Engine(model.family)
-        self.cache_bytes = cache_mb * 2**20
+        self.engine = Engine(model.family, max_pictures=max_pictures, budget=cache_mb * 2**20)
         self.hits = self.misses = 0
-        self._prefixes: OrderedDict[str, Block] = OrderedDict()
+        self._prefixes: OrderedDict[str, Prefix] = OrderedDict()
 
     @classmethod
     def from_pretrained(
@@ -49,74 +58,77 @@ class ValueScorer:
 
     @torch.inference_mode()
     def outputs(self, questions: Sequence[Question]) -> list[Tensor]:
-        """Value and length of every candidate of each question: [candidates, 2], on the CPU."""
-        if not questions:
-            return []
-        prefixes = self._encode(questions)
-        suffixes = (
-            self._read(prefixes, questions) if self.config.state == "prefix" else [None] * len(prefixes)
-        )
-        candidates = [
-            [
-                self.reader.sentence_ids(text, ended=ended)
-                for text, ended in zip(q.sentences, q.ended, strict=True)
-            ]
-            for q in questions
-        ]
-        hidden, _ = self._step(prefixes, suffixes, candidates)
-        outputs = []
-        for states, ids, question in zip(hidden, candidates, questions, strict=True):
-            last = [len(row) - 1 for row in ids]
-            values = self.model.head(states[list(range(len(ids))), last]).cpu()
-            outputs.append(self._nothing_follows(values, question.ended))
+        """Value and length of every candidate of each question: [candidates, 2], on the CPU.
+
+        Raises:
+            ValueError: a picture alone does not fit into ``cache_mb``.
+        """
+        outputs: list[Tensor] = []
+        while len(outputs) < len(questions):
+            rest = questions[len(outputs) : len(outputs) + MAX_QUESTIONS]
+            outputs += self._answer(rest, self._encode(rest))
         return outputs
 
-    def _nothing_follows(self, values: Tensor, ended: Sequence[bool]) -> Tensor:
+    def _answer(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[Tensor]:
+        """The outputs of the first questions, as many as there are prefixes."""
+        befores = self._read_before(questions, prefixes)
+        candidates = [_ids(self.reader, question) for question in questions[: len(prefixes)]]
+        behind = [prefix for prefix, rows in zip(prefixes, candidates, strict=True) for _ in rows]
+        before = [kv for kv, rows in zip(befores, candidates, strict=True) for _ in rows]
+        texts = [row for rows in candidates for row in rows]
+        hidden, _ = self.engine.read(behind, texts, before)
+        values = self.model.head(hidden[list(range(len(texts))), [len(row) - 1 for row in texts]]).cpu()
+        parts = values.split([len(rows) for rows in candidates])
+        return [self._nothing_follows(*pair) for pair in zip(parts, questions, strict=False)]
+
+    def _nothing_follows(self, values: Tensor, question: Question) -> Tensor:
         """The future of a caption that has ended is known: nothing."""
         if self.config.predict == "future":
-            values[torch.tensor(ended)] = 0
+            values[torch.tensor(question.ended)] = 0
         return values
 
-    def _encode(self, questions: Sequence[Question]) -> list[Block]:
-        """The pictures' keys and values; those not used for longest are dropped above ``cache_mb``."""
-        pictures = {question.picture.content_hash: question.picture for question in questions}
-        missing = [picture for key, picture in pictures.items() if key not in self._prefixes]
+    def _encode(self, questions: Sequence[Question]) -> list[Prefix]:
+        """The stored pictures of the first questions: of as many as there is room for, one at least."""
+        wanted = {question.picture.content_hash: question.picture for question in questions}
+        known = [key for key in wanted if key in self._prefixes]
+        missing = [picture for key, picture in wanted.items() if key not in self._prefixes]
+        self.hits += len(known)
         self.misses += len(missing)
-        self.hits += len(pictures) - len(missing)
-        if missing:
-            keys = [picture.content_hash for picture in missing]
-            self._prefixes.update(zip(keys, self.engine.prefill(missing), strict=True))
-        for key in pictures:
+        for key in known:
             self._prefixes.move_to_end(key)
-        blocks = {key: self._prefixes[key] for key in pictures}
-        used = sum(block.kv.nbytes for block in self._prefixes.values())
-        while used > self.cache_bytes:
-            used -= self._prefixes.popitem(last=False)[1].kv.nbytes
-        return [blocks[question.picture.content_hash] for question in questions]
+        while len(self._prefixes) > len(known) and self.engine.pictures.num_free < len(missing):
+            self._prefixes.popitem(last=False)
+        self._store(missing)
+        if questions[0].picture.content_hash not in self._prefixes:
+            self._prefixes.clear()  # it is larger than all that were stored
+            self._store(missing)
+        stored = takewhile(lambda question: question.picture.content_hash in self._prefixes, questions)
+        return [self._prefixes[question.picture.content_hash] for question in stored]
 
-    def _read(self, prefixes: Sequence[Block], questions: Sequence[Question]) -> list[Block | None]:
-        """The sentences so far, behind their pictures, where they are part of the state."""
-        if self.config.state == "sentence" or not any(question.prefix for question in questions):
-            return [None] * len(questions)
-        ids = [
-            [tuple(token for text in q.prefix for token in self.reader.sentence_ids(text, False))]
-            for q in questions
-        ]
-        _, fork = self._step(prefixes, [None] * len(questions), ids)
-        return [fork.block(i, len(row)) if row else None for i, [row] in enumerate(ids)]
+    def _store(self, pictures: Sequence[Picture]) -> None:
+        keys = [picture.content_hash for picture in pictures]
+        self._prefixes.update(zip(keys, self.engine.prefill(pictures), strict=False))
 
-    def _step(
-        self, prefixes: Sequence[Block], suffixes: Sequence[Block | None], ids: list[list[tuple[int, ...]]]
-    ) -> tuple[Tensor, Fork]:
-        """Hidden states [branches, width, longest, hidden] of token rows behind each branch."""
-        width = max(len(rows) for rows in ids)
-        longest = max(len(row) for rows in ids for row in rows)
-        tokens = torch.zeros(len(ids), width, longest, dtype=torch.long)
-        for i, rows in enumerate(ids):
-            for j, row in enumerate(rows):
-                tokens[i, j, : len(row)] = torch.tensor(row)
-        fork = self.engine.fork(prefixes, suffixes, width=width)
-        return fork.step(tokens.flatten(0, 1)).unflatten(0, (len(ids), width)), fork
+    def _read_before(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[Tensor | None]:
+        """Keys and values of the sentences so far, where they are part of the state."""
+        befores: list[Tensor | None] = [None] * len(prefixes)
+        if self.config.state == "sentence":
+            return befores
+        texts = {
+            i: [token for text in question.prefix for token in self.reader.sentence_ids(text, False)]
+            for i, question in enumerate(questions[: len(prefixes)])
+            if question.prefix
+        }
+        if texts:
+            _, kv = self.engine.read([prefixes[i] for i in texts], list(texts.values()))
+            for row, (i, ids) in enumerate(texts.items()):
+                befores[i] = kv[:, :, row, :, : len(ids)]
+        return befores
+
+
+def _ids(reader: StateReader, question: Question) -> list[tuple[int, ...]]:
+    pairs = zip(question.sentences, question.ended, strict=True)
+    return [reader.sentence_ids(text, ended=ended) for text, ended in pairs]
 
 
 class FutureScorer:
