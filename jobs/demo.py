@@ -31,12 +31,22 @@ FULL = {
     "num_test": 1000,
     "num_oracle": 200,
     "num_step_sizes": 150,
+    "methods": ("greedy", "best_of_5", "best_of_30", "prm", "mcts", "visvm", "reward_plus_future"),
     "value_seeds": 3,
     "centres": (0.85, 0.9, 0.92, 0.94, 0.96, 1.0),
     "step_sizes": (1, 2, 4, 8, 16),
     "value": {"epochs": 2},
 }
 LEARNED = {"visvm": "value", "reward_plus_future": "future"}
+ROWS = {  # the method and the options of each row of the table
+    "greedy": ("greedy", {}),
+    "best_of_5": ("best_of_n", {"samples_per_temperature": 1}),
+    "best_of_30": ("best_of_n", {}),
+    "prm": ("prm", {}),
+    "mcts": ("mcts", {}),
+    "visvm": ("visvm", {}),
+    "reward_plus_future": ("reward_plus_future", {}),
+}
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +67,9 @@ class DemoConfig(Config):
         (1.0,), min_length=1, description="reward centres to try, as shares of the mean reward"
     )
     step_sizes: tuple[int, ...] = Field((), description="step sizes K of the curve")
+    methods: tuple[str, ...] = Field(
+        ("greedy", "best_of_30", "prm", "mcts", "visvm"), min_length=1, description=", ".join(ROWS)
+    )
     sft: tuple[str, ...] = Field(("greedy", "prm", "visvm"), description="methods to fine-tune on")
     num_examples: int = Field(12, ge=0, description="test pictures in the report")
     num_actors: int = Field(2, ge=1, description="processes that write captions")
@@ -76,6 +89,15 @@ class DemoConfig(Config):
             raise ValueError(f"{unknown[0]!r} is no method; expected some of {', '.join(METHODS)}")
         return value
 
+    @field_validator("methods")
+    @classmethod
+    def _are_rows(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [row for row in value if row not in ROWS]:
+            raise ValueError(f"{unknown[0]!r} is no row; expected some of {', '.join(ROWS)}")
+        if missing := [row for row in ("greedy", "prm", "visvm") if row not in value]:
+            raise ValueError(f"{missing[0]!r} is missing: the report compares the others with it")
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> DemoConfig:
         check_options(train_value.TrainValueConfig, self.value, policy="world", rollouts=("rollouts",))
@@ -84,7 +106,14 @@ class DemoConfig(Config):
             raise ValueError("several centres need --num-validation pictures to choose on")
         if max(self.num_oracle, self.num_step_sizes) > self.num_test:
             raise ValueError(f"num_oracle and num_step_sizes are some of the {self.num_test} test pictures")
+        if unknown := [method for method in self.sft if method in LEARNED and method not in self.methods]:
+            raise ValueError(f"sft on {unknown[0]} needs it among the methods")
         return self
+
+    @property
+    def learned(self) -> list[str]:
+        """The methods that need a model of their own."""
+        return [method for method in self.methods if method in LEARNED]
 
 
 class Demo:
@@ -113,12 +142,10 @@ class Demo:
         """Rollouts of the training pictures, and from them the value models and the future model."""
         train, stages, config = self.stages.path("pictures/train"), self.stages, self.config
         stages.rollouts("rollouts", train, sample=config.num_train)
-        for seed in range(config.value_seeds):
-            options = {"seed": config.seed + seed, **config.value}
-            stages.value(self._value("visvm", seed), "rollouts", policy="world", **options)
-        stages.value(
-            self._value("reward_plus_future"), "rollouts", policy="world", predict="future", **config.value
-        )
+        for method in config.learned:
+            for seed in range(config.value_seeds if method == "visvm" else 1):
+                options = {"seed": config.seed + seed, "predict": LEARNED[method], **config.value}
+                stages.value(self._value(method, seed), "rollouts", policy="world", **options)
 
     def choose_centres(self) -> dict[str, Any]:
         """For each learned method the centre whose captions are as long as greedy's on validation pictures.
@@ -126,12 +153,12 @@ class Demo:
         Only centres that reach greedy's recall count, if one does. The curves are returned.
         """
         mean = self.stages.metrics("rollouts")["reward_mean"]
-        self.centres = dict.fromkeys(LEARNED, self.config.centres[0] * mean)
+        self.centres = dict.fromkeys(self.config.learned, self.config.centres[0] * mean)
         if len(self.config.centres) == 1:
             return {}
         images = self.stages.path("pictures/validation")
         runs = {name: self._captions(name, "validation", images, name) for name in ("greedy", "prm")}
-        for method in LEARNED:
+        for method in self.config.learned:
             for share in self.config.centres:
                 name = f"{method}@{share:g}"
                 runs[name] = self._captions(name, "validation", images, method, centre=share * mean)
@@ -141,18 +168,14 @@ class Demo:
                 rows[f"{method}@{share:g}"] | {"method": method, "centre": share * mean}
                 for share in self.config.centres
             ]
-            for method in LEARNED
+            for method in self.config.learned
         }
         self.centres = {method: match(curve, rows["greedy"])["centre"] for method, curve in curves.items()}
         return {"centre": curves, "centre_compared": [rows["greedy"], rows["prm"]]}
 
     def search(self) -> dict[str, str]:
         """Captions of the test pictures by every method."""
-        runs = {"greedy": self._test("greedy", "greedy")}
-        runs["best_of_5"] = self._test("best_of_5", "best_of_n", samples_per_temperature=1)
-        runs["best_of_30"] = self._test("best_of_30", "best_of_n")
-        for method in ("prm", "mcts", *LEARNED):
-            runs[method] = self._test(method, method)
+        runs = {row: self._test(row, ROWS[row][0], **ROWS[row][1]) for row in self.config.methods}
         for seed in range(1, self.config.value_seeds):
             value = self._value_model("visvm", seed)
             runs[f"visvm_seed_{seed}"] = self._test(f"visvm_seed_{seed}", "visvm", value=value)

@@ -26,6 +26,9 @@ def test_the_size_sets_what_is_not_given() -> None:
     ("given", "message"),
     [
         ({"sft": ["beam"]}, "beam"),
+        ({"sft": ["reward_plus_future"]}, "among the methods"),
+        ({"methods": ["greedy", "beam"]}, "'beam' is no row"),
+        ({"methods": ["greedy", "prm"]}, "'visvm' is missing"),
         ({"centres": [0.9, 1.0]}, "validation"),
         ({"num_test": 5, "num_oracle": 6}, "some of the 5"),
         ({"value": {"epoch": 3}}, "epoch"),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +54,8 @@ class ClipScorer:
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(PRECISIONS)}")
+        import open_clip  # takes seconds, and most processes do without
+
         architecture, weights = parse_name(name)
         options = {"precision": PRECISIONS[dtype], "device": device}
         try:
@@ -132,6 +133,8 @@ def parse_name(name: str) -> tuple[str, str | None]:
         return f"local-dir:{name}", None
     if name.startswith(("hf-hub:", "local-dir:")):
         return name, None
+    import open_clip
+
     architecture, slash, weights = name.rpartition("/")
     if architecture in open_clip.list_models():
         return architecture, weights
