@@ -94,7 +94,7 @@ def _check_models(config: CaptionConfig) -> dict[str, str | None]:
     predict = PREDICTS.get(needs)
     return {
         "policy": policy,
-        "reward": check_reward(config.reward) if "reward" in needs else None,
+        "reward": check_reward(config.reward, policy=config.policy) if "reward" in needs else None,
         "value": check_value(config.value, policy=policy, predict=predict) if predict else None,
     }
 

@@ -54,7 +54,7 @@ def work(config: GenerateConfig) -> dict[str, Any]:
     """Rollouts, then triples, then the counts."""
     started = time.perf_counter()
     units = make_units(config)
-    policy, reward = check_policy(config.policy), check_reward(config.reward)
+    policy, reward = check_policy(config.policy), check_reward(config.reward, policy=config.policy)
     ray_setup.start()
     out = Path(config.out)
     write_units(units, out / "rollouts", ROLLOUTS, stages=_stages(config, policy, reward), config=config)

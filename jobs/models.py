@@ -11,6 +11,8 @@ from visvm.reward import parse_name
 from visvm.value import check_value_model
 
 Kind = Literal["policy", "clip", "value"]
+CLIP, SIGLIP = "ViT-L-14-336/openai", "ViT-SO400M-14-SigLIP-384/webli"
+PAIRS = {"llava_onevision": SIGLIP}
 WORLD = Path(visvm.__file__).parent / "world" / "weights"
 
 
@@ -37,8 +39,15 @@ def check_policy(name: str) -> str:
     return resolved
 
 
-def check_reward(name: str) -> str:
-    """Resolve a reward model and look that open_clip would know it; ValueError if not."""
+def check_reward(name: str, *, policy: str) -> str:
+    """Resolve a reward model and look that open_clip would know it; ValueError if not.
+
+    "auto" is the model that the paper pairs with the family of ``policy``: CLIP ViT-L/14-336, and
+    SigLIP so400m with LLaVA-OneVision.
+    """
+    if name == "auto":
+        is_world = resolve(policy, "policy") == resolve("world", "policy")
+        name = "world" if is_world else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
     resolved = resolve(name, "clip")
     architecture, _ = parse_name(resolved)
     if architecture.startswith("local-dir:") and not (Path(resolved) / "open_clip_config.json").is_file():

@@ -44,14 +44,23 @@ class PipelineConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
     prompts: str = Field("one", description='"one" drawn for each picture, "all" nine, or a prompt itself')
     policy: str = Field("world", description='"world", local directory or hub id of the VLM')
-    reward: str = Field("world", description='"world", local directory, hub id or ARCHITECTURE/WEIGHTS')
+    reward: str = Field(
+        "auto",
+        description='"auto" (the one the paper pairs with the policy), "world", local directory, hub id or'
+        " ARCHITECTURE/WEIGHTS of open_clip",
+    )
     max_new_tokens: int = Field(512, ge=1, description="tokens a caption at most")
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
     )
-    batch_size: int = Field(32, ge=1, description="pictures an actor takes at a time")
+    batch_size: int = Field(64, ge=1, description="pictures an actor takes at a time")
+    max_pictures: int = Field(64, ge=1, description="pictures an actor has in flight")
+    max_rows: int = Field(192, ge=1, description="candidates an actor writes at a time")
+    cache_mb: int | None = Field(
+        None, ge=1, description="MiB for the keys and values of both; what has no room waits"
+    )
     min_actors: int = Field(1, ge=1, description="policy actors at first")
     max_actors: int = Field(1, ge=1, description="policy actors at most")
     num_gpus: float = Field(0.8, gt=0, description="GPUs of a policy actor, if the device is a GPU")
@@ -72,8 +81,9 @@ class PipelineConfig(Config):
 
     @property
     def policy_options(self) -> dict[str, Any]:
-        """The keywords of the policy that do not depend on the cluster."""
-        return {"max_new_tokens": self.max_new_tokens, "top_p": self.top_p}
+        """How the policy samples, and how much it does at a time."""
+        names = ("max_new_tokens", "top_p", "max_pictures", "max_rows", "cache_mb")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)

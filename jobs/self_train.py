@@ -36,7 +36,9 @@ class SelfTrainConfig(Config):
     images: str = Field("world", description='pictures to learn from: "world", folder, parquet or COCO json')
     test_images: str | None = Field(None, description="COCO folder, with annotations, to evaluate on")
     policy: str = Field("world", description='"world", local directory or hub id of the VLM')
-    reward: str = Field("world", description='"world", local directory, hub id or ARCHITECTURE/WEIGHTS')
+    reward: str = Field(
+        "auto", description='"auto", "world", local directory, hub id or ARCHITECTURE/WEIGHTS of open_clip'
+    )
     method: str = Field("visvm", description="how the captions to learn are written: " + ", ".join(METHODS))
     rounds: int = Field(1, ge=1, description="how often")
     seed: int = Field(0, ge=0, description="seed of every stage")
@@ -67,7 +69,9 @@ class SelfTrainConfig(Config):
 
 def work(config: SelfTrainConfig) -> dict[str, Any]:
     """The rounds, then the evaluation of every policy on the way."""
-    stages = Stages(Path(config.out), config.seed, {"reward": config.reward})
+    stages = Stages(
+        Path(config.out), config.seed, {"reward": check_reward(config.reward, policy=config.policy)}
+    )
     images, test_images = _pictures(config, stages)
     policy, tested = config.policy, {}
     for number in range(config.rounds + 1):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # see jobs/__init__.py
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -153,9 +153,9 @@ def test_models_resolve_to_directories_or_hub_ids(
     tmp_path: Path, tiny_policy: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert check_policy(str(tiny_policy)) == str(tiny_policy)
-    assert check_reward(str(tiny_clip)) == str(tiny_clip)
+    assert check_reward(str(tiny_clip), policy="world") == str(tiny_clip)
     assert resolve("org/name", "policy") == "org/name"
-    assert check_reward("ViT-L-14-336/openai") == "ViT-L-14-336/openai"
+    assert check_reward("ViT-L-14-336/openai", policy="world") == "ViT-L-14-336/openai"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for missing in ("./model", "runs/model", "a/b/c", str(tmp_path / "model")):
@@ -170,7 +170,7 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_policy: Path, t
         (tmp_path / "config.json").write_text('{"model_type": "t5"}')
         check_policy(str(tmp_path))
     with pytest.raises(ValueError, match=r"no open_clip_config\.json"):
-        check_reward(str(tiny_policy))
+        check_reward(str(tiny_policy), policy="world")
     with pytest.raises(ValueError, match="give --value DIR"):
         check_value(None, policy=str(tiny_policy), predict="value")
     with pytest.raises(ValueError, match="not a value model"):

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -138,8 +140,14 @@ def _unfold(folded: Tensor, query: Tensor) -> Tensor:
 def row_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """A transformers attention function: by ``rows`` (a ``Pass``) where one is given, else plain SDPA."""
+    """A transformers attention function: by ``rows`` (a ``Pass``) where they are given.
+
+    Else flex attention for a block mask, and plain SDPA for any other.
+    """
     rows: Pass | None = kwargs.pop("rows", None)
+    if isinstance(attention_mask, BlockMask):
+        out, _ = flex_attention_forward(module, query, key, value, attention_mask, scaling=kwargs["scaling"])
+        return out, None
     if rows is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     out = rows.attend(int(module.layer_idx), query, key, value, kwargs["scaling"])  # type: ignore[arg-type]

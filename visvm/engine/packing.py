@@ -2,8 +2,8 @@
 
 Texts that begin alike share their beginning, and each token sees the prefix and its own path, so losses
 and gradients equal those of one sequence a text. In depth-first order a token's descendants are the
-run of tokens up to its ``end``, so the mask is k <= q < end[k]: dense here, and as one line the mask
-function of a block-sparse kernel.
+run of tokens up to its ``end``, so the mask is k <= q < end[k]: a dense tensor, or the one line that a
+block-sparse kernel asks for.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.utils.rnn import pad_sequence
 
 from visvm.families import EncodedPicture
@@ -100,8 +101,8 @@ def join_prefixes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Put the pictures before the ``embeds`` [B, S, hidden] of their trees.
 
-    Returns the inputs [B, P + S, hidden], their rotary positions [3, B, P + S] and the mask
-    [B, 1, P + S, P + S]; the trees are the last S columns.
+    Returns the inputs [B, P + S, hidden], their rotary positions [3, B, P + S] and the ends of their
+    descendants [B, P + S]; the trees are the last S columns.
     """
     prefix = pad_sequence([one.embeds for one in encoded], batch_first=True)
     positions = pad_sequence([one.positions.T for one in encoded], batch_first=True).permute(2, 0, 1)
@@ -112,8 +113,8 @@ def join_prefixes(
     ends = pad_sequence(
         [packed.ends.new_full((len(one.embeds),), length) for one in encoded], batch_first=True
     )
-    mask = tree_mask(torch.cat([ends, packed.ends + room], dim=1))
-    return torch.cat([prefix, embeds], dim=1), torch.cat([positions, own], dim=2), mask
+    inputs, all_positions = torch.cat([prefix, embeds], dim=1), torch.cat([positions, own], dim=2)
+    return inputs, all_positions, torch.cat([ends, packed.ends + room], dim=1)
 
 
 def tree_mask(ends: Tensor) -> Tensor:
@@ -122,6 +123,16 @@ def tree_mask(ends: Tensor) -> Tensor:
     query, key = place[:, None], place
     # Padding sees itself, so that no row of the softmax is empty.
     return ((key <= query) & (query < ends[:, None, :]) | (key == query))[:, None]
+
+
+def tree_block_mask(ends: Tensor) -> BlockMask:
+    """The same mask for flex attention, which skips the blocks that no query sees."""
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query < ends[batch, key]) | (key == query)
+
+    batch, length = ends.shape
+    return create_block_mask(sees, batch, None, length, length, device=str(ends.device))
 
 
 def _pad(rows: list[list[int]]) -> Tensor:

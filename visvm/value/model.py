@@ -21,7 +21,8 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from visvm.engine.packing import Packed, join_prefixes
+from visvm.engine.attention import use_row_attention
+from visvm.engine.packing import Packed, join_prefixes, tree_block_mask, tree_mask
 from visvm.families import check_supported, family_of
 
 State = Literal["sentence", "prefix"]
@@ -85,11 +86,13 @@ class VisionValueModel(PreTrainedModel):
         self.base: Any = AutoModel.from_config(config.base_config) if base is None else base
         self.head = Float32Head(config.get_text_config().hidden_size, 2, dtype=torch.float32)
         self.family: Any = None
+        self.use_block_mask: bool | None = None  # None: on a GPU
         self.post_init()
 
     def with_processor(self, processor: Any) -> VisionValueModel:
         """This model, reading pictures and text through ``processor``."""
         self.family = family_of(self.base, processor)
+        use_row_attention(self.base)
         return self
 
     @classmethod
@@ -138,11 +141,13 @@ class VisionValueModel(PreTrainedModel):
         """
         encoded = self.family.encode_inputs(inputs)
         text = self.base.get_input_embeddings()(packed.tokens)
-        embeds, positions, mask = join_prefixes(encoded, packed, text)
+        embeds, positions, ends = join_prefixes(encoded, packed, text)
+        # Flex attention has no backward on the CPU.
+        blocks = ends.device.type == "cuda" if self.use_block_mask is None else self.use_block_mask
         out = self.base.language_model(
             inputs_embeds=embeds,
             position_ids=positions if self.family.has_position_axes else positions[0],
-            attention_mask=mask,
+            attention_mask=tree_block_mask(ends) if blocks else tree_mask(ends),
             use_cache=False,
         )
         text_states = out.last_hidden_state[:, embeds.shape[1] - text.shape[1] :]
