@@ -21,6 +21,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs import caption, finetune, generate_triples, train_value
 from jobs.command import run
+from jobs.models import check_reward
 from jobs.stages import Stages, check_options
 from visvm.config import Config
 from visvm.search import METHODS

@@ -10,6 +10,7 @@ import torch
 from actors.caption import CaptionWriter
 from actors.generate import Generate, Reward
 from actors.rows import LOADED, UNITS, Row, each, load
+from tests import tiny
 from visvm.images import load as load_picture
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import CAPTIONS, ROLLOUTS, Request
@@ -137,6 +138,51 @@ def test_a_batch_that_fails_is_halved_until_the_rows_at_fault_stand_alone() -> N
     assert [row["error"] for row in result if row["error"]] == ["old"] + ["RuntimeError: out of memory"] * 2
     assert calls[0] == [0, 2, 3, 4, 5, 6, 7]
     assert each([], work, stage="test") == []
+
+
+@pytest.mark.ray
+def test_captions_are_the_same_alone_in_a_batch_and_across_two_actors(
+    tiny_clip: Path, tmp_path: Path
+) -> None:
+    """For every family, pictures of four shapes; searched with the reward."""
+    import ray
+
+    folders = {name: str(tiny.save(name, tmp_path / name)) for name in tiny.NAMES}
+    for i in range(8):
+        tiny.picture(i, width=30 + 10 * (i % 4), height=64 - 8 * (i % 3)).image.save(tmp_path / f"{i}.png")
+    loaded = load(units(tmp_path, *(f"{i}.png" for i in range(8))))
+
+    class Writers:
+        """A writer of each family, in one process."""
+
+        def __init__(self) -> None:
+            scorer = {"reward": {"name": str(tiny_clip)}, "value": None}
+            self.writers = {
+                name: CaptionWriter({"name": folder, **SHORT}, method="prm", search={}, scorer=scorer, seed=3)
+                for name, folder in folders.items()
+            }
+
+        def write(self, rows: pa.Table) -> list[Row]:
+            tables = [writer(rows).to_pylist() for writer in self.writers.values()]
+            return [{key: row[key] for key in ("caption", "trace")} for table in tables for row in table]
+
+    local = Writers()
+    together = local.write(loaded)
+    alone = [local.write(loaded.slice(i, 1)) for i in range(8)]
+    actors = [ray.remote(Writers).options(num_cpus=0.5).remote() for _ in range(2)]
+    halves = ray.get([actor.write.remote(loaded.slice(4 * i, 4)) for i, actor in enumerate(actors)])
+    for family in range(len(folders)):
+        batch = together[8 * family : 8 * family + 8]
+        assert [strip(row) for row in batch] == [strip(rows[family]) for rows in alone]
+        shared = [row for half in halves for row in half[4 * family : 4 * family + 4]]
+        assert [strip(row) for row in batch] == [strip(row) for row in shared]
+    assert len({row["caption"] for row in together}) > 8
+
+
+def strip(row: Row) -> tuple:
+    """What does not depend on the rounding of sums over other batches."""
+    texts = [[one["text"] for one in step["candidates"]] for step in row["trace"]]
+    return row["caption"], texts, [step["choice"] for step in row["trace"]]
 
 
 def test_actors_refuse_tables_of_another_schema(tiny_clip: Path) -> None:

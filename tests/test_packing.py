@@ -81,7 +81,7 @@ def plain_loss(model: VisionValueModel, picture: Picture, response: Response) ->
 
 
 @pytest.mark.parametrize("state", ["sentence", "prefix"])
-@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_vl"])
+@pytest.mark.parametrize("name", tiny.NAMES)
 def test_packed_loss_and_gradients_equal_one_by_one(tmp_path: Path, name: str, state: str) -> None:
     model = value_model(tmp_path, name, state=state, reward_centre=0.2, reward_scale=0.1)
     packs = [Packer(model.reader).pack(responses) for responses in RESPONSES]
@@ -103,6 +103,37 @@ def test_packed_loss_and_gradients_equal_one_by_one(tmp_path: Path, name: str, s
         if p.grad is not None:
             scale = p.grad.abs().max().item()
             torch.testing.assert_close(gradients[key], p.grad, rtol=0, atol=1e-5 * scale + 1e-9, msg=key)
+
+
+@pytest.mark.parametrize("name", ["llava_next", "qwen2_vl"])
+def test_a_block_mask_gives_the_same_values(tmp_path: Path, name: str) -> None:
+    model = value_model(tmp_path, name).eval()
+    packed, _ = collate([Packer(model.reader).pack(responses) for responses in RESPONSES])
+    inputs = model.family.preprocess(PICTURES)
+    outputs = []
+    # Eagerly: flex attention would be compiled else, which takes longer than all that is tested here.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for use_block_mask in (False, True):
+            model.use_block_mask = use_block_mask
+            outputs.append(model(inputs, packed))
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_on_a_gpu_block_and_dense_masks_give_the_same_gradients(tmp_path: Path, name: str) -> None:
+    model = value_model(tmp_path, name).float().cuda()
+    packed, pairs = collate([Packer(model.reader).pack(responses) for responses in RESPONSES])
+    gradients = []
+    for use_block_mask in (False, True):
+        model.zero_grad()
+        model.use_block_mask = use_block_mask
+        outputs = model(model.family.preprocess(PICTURES), packed.to("cuda"))
+        td_loss(outputs, pairs.to("cuda"), gamma=0.9).sum().backward()
+        gradients.append({key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None})
+    for key, dense in gradients[0].items():
+        scale = dense.abs().max().item()
+        torch.testing.assert_close(gradients[1][key], dense, rtol=0, atol=1e-3 * scale + 1e-6, msg=key)
 
 
 def texts(model: VisionValueModel, responses: list[Response]) -> set[tuple[int, ...]]:

@@ -10,6 +10,7 @@ import pytest
 from jobs.models import check_policy, check_reward, check_value, resolve
 from jobs.pipeline import PipelineConfig, make_units
 from jobs.sources import Source, draw, find
+from tests import tiny
 from visvm.config import load
 from visvm.images import read
 from visvm.prompts import DETAIL_PROMPTS, prompt_for
@@ -161,6 +162,16 @@ def test_models_resolve_to_directories_or_hub_ids(
     for missing in ("./model", "runs/model", "a/b/c", str(tmp_path / "model")):
         with pytest.raises(ValueError, match="no such directory"):
             resolve(missing, "policy")
+
+
+def test_the_reward_follows_the_policy_unless_one_is_given(
+    tiny_policy: Path, tiny_clip: Path, tmp_path: Path
+) -> None:
+    onevision = str(tiny.save("llava_onevision", tmp_path / "onevision"))
+    assert check_reward("auto", policy="world") == check_reward("world", policy="world")
+    assert check_reward("auto", policy=str(tiny_policy)) == "ViT-L-14-336/openai"
+    assert check_reward("auto", policy=onevision) == "ViT-SO400M-14-SigLIP-384/webli"
+    assert check_reward(str(tiny_clip), policy=onevision) == str(tiny_clip)
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_policy: Path, tiny_clip: Path) -> None:
