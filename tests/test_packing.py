@@ -105,6 +105,7 @@ def test_packed_loss_and_gradients_equal_one_by_one(tmp_path: Path, name: str, s
             torch.testing.assert_close(gradients[key], p.grad, rtol=0, atol=1e-5 * scale + 1e-9, msg=key)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", ["llava_next", "qwen2_vl"])
 def test_a_block_mask_gives_the_same_values(tmp_path: Path, name: str) -> None:
     model = value_model(tmp_path, name).eval()
@@ -120,6 +121,7 @@ def test_a_block_mask_gives_the_same_values(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_on_a_gpu_block_and_dense_masks_give_the_same_gradients(tmp_path: Path, name: str) -> None:
     model = value_model(tmp_path, name).float().cuda()

@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.caption import CaptionConfig
+from jobs.generate_triples import GenerateConfig
 from jobs.models import check_policy, check_reward, check_value, resolve
 from jobs.pipeline import PipelineConfig, make_units
 from jobs.sources import Source, draw, find
@@ -186,3 +188,12 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_policy: Path, t
         check_value(None, policy=str(tiny_policy), predict="value")
     with pytest.raises(ValueError, match="not a value model"):
         check_value(str(tiny_policy), policy=str(tiny_policy), predict="value")
+
+
+@pytest.mark.parametrize("config", [CaptionConfig, GenerateConfig])
+def test_the_policys_config_for_a_gpu_is_valid(config: type[PipelineConfig]) -> None:
+    """And holds what its comment says: 16 pictures of 293 MiB and 96 rows of 72 MiB."""
+    path = Path(__file__).parents[1] / "cluster" / "policy_7b.yaml"
+    loaded = load(config, path, images=".", out="out")
+    assert loaded.cache_mb is not None
+    assert loaded.max_pictures * 2368 / 8 + loaded.max_rows * 576 / 8 <= loaded.cache_mb
