@@ -124,11 +124,22 @@ def plain_run(policy: Path, folder: Path) -> tuple[ValueTrainer, list[dict[str, 
 def kill_a_worker(out: Path) -> None:
     """SIGKILL one training process of this session once there is a checkpoint to go on from."""
     deadline, seen = time.monotonic() + 240, set[str]()
+    workers: list[psutil.Process] = []
+    while not workers and time.monotonic() < deadline:  # found early: the kill must not come late
+        own = psutil.Process().children(recursive=True)
+        workers = [one for one in own if "RayTrainWorker" in _title(one)]
+        time.sleep(0.05)
     while len(seen) < 2 and time.monotonic() < deadline:  # an older one is deleted when the next is there
         seen |= {path.name for path in (out / "checkpoints").glob("checkpoint_*")}
-        time.sleep(0.02)
-    own = psutil.Process().children(recursive=True)
-    next(one for one in own if "RayTrainWorker" in " ".join(one.cmdline())).kill()
+        time.sleep(0.01)
+    workers[0].kill()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return ""
 
 
 def check_equal(metrics: dict[str, Any], trainer: ValueTrainer, curve: list[dict[str, Any]]) -> None:
