@@ -133,7 +133,7 @@ class Decoder:
 
     def _row(self, branch: TreeBranch, temperature: float, place: tuple[bool, int]) -> Row:
         request, room = branch.request, self.language.options.max_new_tokens - len(branch.token_ids)
-        key = (request.seed, request.picture.id, request.prompt, branch.token_ids, *place)
+        key = (request.seed, request.picture.content_hash, request.prompt, branch.token_ids, *place)
         return Row(branch, temperature, uniforms(*key, num=room), ticket=self._tickets)
 
     def step(self) -> dict[int, list[list[Candidate]]]:

@@ -28,7 +28,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Request:
-    """One caption to write. The text depends on (seed, picture.id, prompt) and nothing else."""
+    """One caption to write. The text depends on (seed, the picture's content, prompt) and nothing else."""
 
     picture: Picture
     prompt: str
@@ -91,8 +91,8 @@ class Policy(Protocol):
     ) -> int:
         """Ask for one candidate a temperature (0 = greedy) of each branch: a sentence, or all the rest.
 
-        Candidate j of a branch is sampled with a seed derived from (seed, image id, prompt, text
-        so far, j), so it does not depend on what else is being written. Returns the number under which
+        Candidate j of a branch is sampled with a seed derived from (seed, content hash, prompt,
+        text so far, j), so it does not depend on what else is being written. Returns the number under which
         ``step`` gives them.
         """
         ...
