@@ -5,6 +5,8 @@ Weights are drawn large enough that logits differ clearly, so that a wrong key o
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}IMAGE\n{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
-NAMES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+NAMES = ("llava", "llava_next", "llava_next_vicuna", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
 TEXT_SIZE: dict[str, Any] = dict(
     hidden_size=32,
     intermediate_size=64,
@@ -36,15 +38,28 @@ TEXT_SIZE: dict[str, Any] = dict(
     max_position_embeddings=4096,
     initializer_range=0.3,
 )
-VISION = tf.CLIPVisionConfig(
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    image_size=28,
-    patch_size=14,
-    initializer_range=0.3,
+VISION_SIZE: dict[str, Any] = dict(
+    hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, patch_size=14
 )
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a processor cuts pictures: a tile's side, the grids of tiles, the most pixels (Qwen)."""
+
+    side: int
+    grids: tuple[tuple[int, int], ...]
+    max_pixels: int
+
+    @property
+    def pinpoints(self) -> list[list[int]]:
+        return [[self.side * rows, self.side * columns] for rows, columns in self.grids]
+
+
+SMALL = Geometry(28, ((1, 2), (2, 1), (2, 2)), 112 * 112)
+# As published: LLaVA-Next's and LLaVA-OneVision's tiles, Qwen2-VL's limit.
+REAL_NEXT = Geometry(336, ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)), 12845056)
+REAL_ONEVISION = Geometry(384, tuple(itertools.product(range(1, 7), repeat=2)), 12845056)
 QWEN_SPECIAL = ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
 
 
@@ -70,11 +85,12 @@ def tokenizer(image_token: str = "<image>") -> tf.PreTrainedTokenizerFast:
     )
 
 
-def save(name: str, folder: Path, *, seed: int = 0) -> Path:
+def save(name: str, folder: Path, *, seed: int = 0, geometry: Geometry = SMALL) -> Path:
     """Write a random model of family ``name`` to ``folder``: what ``from_pretrained`` reads."""
     tok = tokenizer("<|image_pad|>" if name.startswith("qwen") else "<image>")
     torch.manual_seed(seed)
-    model, processor = _qwen(name, tok) if name.startswith("qwen") else _llava(name, tok)
+    make = _qwen if name.startswith("qwen") else _llava
+    model, processor = make(name, tok, geometry)
     model.generation_config = tf.GenerationConfig(
         eos_token_id=tok.eos_token_id, bos_token_id=tok.bos_token_id, pad_token_id=tok.pad_token_id
     )
@@ -89,75 +105,63 @@ def picture(index: int = 0, *, width: int = 40, height: int = 30) -> Picture:
     return Picture(str(index), f"noise:{index}", f"hash{index}-{width}x{height}", Image.fromarray(pixels))
 
 
-def _llava(name: str, tok: Any) -> tuple[Any, Any]:
-    common: dict[str, Any] = dict(
-        vision_config=VISION,
-        image_token_id=tok.convert_tokens_to_ids("<image>"),
-        tie_word_embeddings=False,
-    )
-    size = {"height": 28, "width": 28}
-    pinpoints = [[28, 56], [56, 28], [56, 56]]
-    template = TEMPLATE.replace("IMAGE", "<image>")
+def _llava(name: str, tok: Any, geometry: Geometry) -> tuple[Any, Any]:
+    image_token_id, side = tok.convert_tokens_to_ids("<image>"), geometry.side
+    common: dict[str, Any] = dict(image_token_id=image_token_id, tie_word_embeddings=False)
+    if name == "llava_onevision":
+        return _onevision(tok, common, geometry)
+    common["vision_config"] = tf.CLIPVisionConfig(image_size=side, initializer_range=0.3, **VISION_SIZE)
+    common["vision_feature_layer"] = -1
+    sizes: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    llama: Any = tf.LlamaConfig(vocab_size=len(tok), **TEXT_SIZE)
     if name == "llava":
-        text: Any = tf.LlamaConfig(vocab_size=len(tok), **TEXT_SIZE)
-        model: Any = tf.LlavaForConditionalGeneration(
-            tf.LlavaConfig(text_config=text, vision_feature_layer=-1, **common)
-        )
-        images: Any = tf.CLIPImageProcessor(size={"shortest_edge": 28}, crop_size=size)
-        cls: Any = tf.LlavaProcessor
-        extra = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
-    elif name == "llava_next":
-        text = tf.MistralConfig(vocab_size=len(tok), sliding_window=None, **TEXT_SIZE)
-        model = tf.LlavaNextForConditionalGeneration(
-            tf.LlavaNextConfig(
-                text_config=text, vision_feature_layer=-1, image_grid_pinpoints=pinpoints, **common
-            )
-        )
-        images = tf.LlavaNextImageProcessor(
-            size={"shortest_edge": 28}, crop_size=size, image_grid_pinpoints=pinpoints
-        )
-        cls = tf.LlavaNextProcessor
-        extra = {"vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+        model: Any = tf.LlavaForConditionalGeneration(tf.LlavaConfig(text_config=llama, **common))
+        images, cls = tf.CLIPImageProcessor(**sizes), tf.LlavaProcessor
     else:
-        return _onevision(tok, common, template, pinpoints)
-    return model, cls(images, tok, patch_size=14, image_token="<image>", chat_template=template, **extra)
-
-
-def _onevision(
-    tok: Any, common: dict[str, Any], template: str, pinpoints: list[list[int]]
-) -> tuple[Any, Any]:
-    vision = tf.SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=14,
-    )
-    config = tf.LlavaOnevisionConfig(
-        text_config=tf.Qwen2Config(vocab_size=len(tok), **TEXT_SIZE),
-        vision_feature_layer=-1,
-        image_grid_pinpoints=pinpoints,
-        vision_aspect_ratio="anyres_max_9",
-        video_token_id=tok.convert_tokens_to_ids("<|video_pad|>"),
-        **(common | {"vision_config": vision}),
-    )
-    images = tf.LlavaOnevisionImageProcessor(size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints)
-    processor = tf.LlavaOnevisionProcessor(
+        mistral: Any = tf.MistralConfig(vocab_size=len(tok), sliding_window=None, **TEXT_SIZE)
+        tiles: dict[str, Any] = {"image_grid_pinpoints": geometry.pinpoints}
+        text = llama if name == "llava_next_vicuna" else mistral
+        model = tf.LlavaNextForConditionalGeneration(tf.LlavaNextConfig(text_config=text, **common, **tiles))
+        images, cls = tf.LlavaNextImageProcessor(**sizes, **tiles), tf.LlavaNextProcessor
+    processor = cls(
         images,
         tok,
-        tf.LlavaOnevisionVideoProcessor(size={"height": 28, "width": 28}),
-        num_image_tokens=4,
+        patch_size=14,
+        image_token="<image>",
+        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    return model, processor
+
+
+def _onevision(tok: Any, common: dict[str, Any], geometry: Geometry) -> tuple[Any, Any]:
+    side = geometry.side
+    config = tf.LlavaOnevisionConfig(
+        text_config=tf.Qwen2Config(vocab_size=len(tok), **TEXT_SIZE),
+        vision_config=tf.SiglipVisionConfig(image_size=side, **VISION_SIZE),
+        vision_feature_layer=-1,
+        image_grid_pinpoints=geometry.pinpoints,
+        vision_aspect_ratio="anyres_max_9",
+        video_token_id=tok.convert_tokens_to_ids("<|video_pad|>"),
+        **common,
+    )
+    size = {"height": side, "width": side}
+    processor = tf.LlavaOnevisionProcessor(
+        tf.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=geometry.pinpoints),
+        tok,
+        tf.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=(side // 14) ** 2,
         vision_feature_select_strategy="full",
         vision_aspect_ratio="anyres_max_9",
         image_token="<image>",
         video_token="<|video_pad|>",
-        chat_template=template,
+        chat_template=TEMPLATE.replace("IMAGE", "<image>"),
     )
     return tf.LlavaOnevisionForConditionalGeneration(config), processor
 
 
-def _qwen(name: str, tok: Any) -> tuple[Any, Any]:
+def _qwen(name: str, tok: Any, geometry: Geometry) -> tuple[Any, Any]:
     new = name == "qwen2_5_vl"
     ids = {
         "image_token_id": tok.convert_tokens_to_ids("<|image_pad|>"),
@@ -183,7 +187,7 @@ def _qwen(name: str, tok: Any) -> tuple[Any, Any]:
     config_cls = tf.Qwen2_5_VLConfig if new else tf.Qwen2VLConfig
     model_cls = tf.Qwen2_5_VLForConditionalGeneration if new else tf.Qwen2VLForConditionalGeneration
     config = config_cls(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
-    images = tf.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=112 * 112)
+    images = tf.Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=geometry.max_pixels)
     processor_cls = tf.Qwen2_5_VLProcessor if new else tf.Qwen2VLProcessor
     template = TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     return model_cls(config), processor_cls(images, tok, tf.Qwen2VLVideoProcessor(), chat_template=template)
