@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from actors.rows import FAULT, LOADED, Row, each, pictures, table
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import CAPTIONS, Caption, Request, Scorer, TraceStep
+from visvm.records import CAPTIONS, Caption, Request, Scorer
 from visvm.reward import ClipScorer
 from visvm.search import METHODS, SearchConfig, make_search
 from visvm.value import FutureScorer, ValueScorer
@@ -63,22 +63,8 @@ def _columns(caption: Caption) -> Row:
         "sentences": caption.sentences,
         "values": caption.values,
         "finish_reason": caption.finish_reason,
-        "trace": [_step(step) for step in caption.trace],
+        "trace": [step.row() for step in caption.trace],
         "num_generated_tokens": caption.cost.num_generated_tokens,
         "num_value_calls": caption.cost.num_value_calls,
         "seconds": caption.cost.seconds,
     }
-
-
-def _step(step: TraceStep) -> Row:
-    candidates = [
-        {
-            "text": candidate.text,
-            "temperature": candidate.temperature,
-            "value": value,
-            "num_tokens": len(candidate.token_ids),
-            "finish_reason": candidate.finish_reason,
-        }
-        for candidate, value in zip(step.candidates, step.values, strict=True)
-    ]
-    return {"candidates": candidates, "choice": step.choice}

@@ -28,6 +28,7 @@ class FakeBranch:
     sentences: tuple[str, ...] = ()
     ended: bool = False
     proposed: list[Candidate] = field(default_factory=list, compare=False)
+    num_prompt_tokens: int = 7
 
     @property
     def text(self) -> str:

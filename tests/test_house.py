@@ -24,7 +24,7 @@ FLOORS = (
     {"engine", "families"},
     {"policy", "decoder", "value", "reward"},
     {"search", "training", "metrics"},
-    {"world", "report", "benchmark"},
+    {"world", "report", "benchmark", "chat"},
 )
 
 

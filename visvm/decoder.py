@@ -21,14 +21,15 @@ class TreeBranch:
     """A caption in progress: its stored picture, and the text after it, the prompt included.
 
     ``suffix`` are that text's keys and values [layers, 2, kv heads, T, D], ``state`` [hidden] the last
-    hidden state, from which the next token is drawn. ``proposed`` keeps what going on from a candidate
-    needs, so that nothing is computed twice.
+    hidden state, from which the next token is drawn. ``num_prompt_tokens`` are those of picture and prompt.
+    ``proposed`` keeps what going on from a candidate needs, so that nothing is computed twice.
     """
 
     request: Request
     prefix: Prefix
     suffix: Tensor
     state: Tensor
+    num_prompt_tokens: int
     token_ids: tuple[int, ...] = ()
     text: str = ""
     sentences: tuple[str, ...] = ()
@@ -132,7 +133,8 @@ class Decoder:
         return self._tickets
 
     def _row(self, branch: TreeBranch, temperature: float, place: tuple[bool, int]) -> Row:
-        request, room = branch.request, self.language.options.max_new_tokens - len(branch.token_ids)
+        request, most = branch.request, self.language.options.max_new_tokens
+        room = min(most, request.max_tokens or most) - len(branch.token_ids)
         key = (request.seed, request.picture.content_hash, request.prompt, branch.token_ids, *place)
         return Row(branch, temperature, uniforms(*key, num=room), ticket=self._tickets)
 

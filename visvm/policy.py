@@ -92,7 +92,11 @@ class SharedPrefixPolicy:
         hidden, kv = self.engine.read(prefixes, prompts)
         return [
             TreeBranch(
-                request, prefix, kv[:, :, i, :, : len(prompt)].clone(), hidden[i, len(prompt) - 1].clone()
+                request,
+                prefix,
+                kv[:, :, i, :, : len(prompt)].clone(),
+                hidden[i, len(prompt) - 1].clone(),
+                num_prompt_tokens=prefix.length + len(prompt),
             )
             for i, (request, prefix, prompt) in enumerate(zip(requests, prefixes, prompts, strict=True))
         ]
@@ -149,6 +153,7 @@ class SharedPrefixPolicy:
             branch.prefix,
             suffix,
             state,
+            branch.num_prompt_tokens,
             token_ids=branch.token_ids + candidate.token_ids,
             text=branch.text + candidate.text,
             sentences=(*branch.sentences, *split_sentences(candidate.text)),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 from PIL import Image
@@ -28,11 +28,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Request:
-    """One caption to write. The text depends on (seed, the picture's content, prompt) and nothing else."""
+    """One caption to write. The text depends on (seed, the picture's content, prompt) and nothing else.
+
+    ``max_tokens`` cuts it, where that is less than what the policy allows.
+    """
 
     picture: Picture
     prompt: str
     seed: int = 0
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Branch(Protocol):
 
     @property
     def request(self) -> Request: ...
+
+    @property
+    def num_prompt_tokens(self) -> int: ...
 
     @property
     def text(self) -> str: ...
@@ -141,14 +148,30 @@ class TraceStep:
     values: tuple[float, ...]
     choice: int
 
+    def row(self) -> dict[str, Any]:
+        """As the column ``trace`` has it."""
+        candidates = [
+            {
+                "text": candidate.text,
+                "temperature": candidate.temperature,
+                "value": value,
+                "num_tokens": len(candidate.token_ids),
+                "finish_reason": candidate.finish_reason,
+            }
+            for candidate, value in zip(self.candidates, self.values, strict=True)
+        ]
+        return {"candidates": candidates, "choice": self.choice}
+
 
 @dataclass
 class Cost:
     """What a caption took: tokens sampled by the policy, sentences scored, seconds of wall time.
 
-    ``seconds`` is the batch's time divided by its captions.
+    ``seconds`` is the batch's time divided by its captions; ``num_prompt_tokens`` counts the picture's
+    tokens and the prompt's.
     """
 
+    num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_value_calls: int = 0
     seconds: float = 0.0

@@ -37,6 +37,9 @@ class Draft:
     trace: list[TraceStep] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
 
+    def __post_init__(self) -> None:
+        self.cost.num_prompt_tokens = self.branch.num_prompt_tokens
+
     def is_live(self, max_sentences: int | None) -> bool:
         """Whether another sentence is wanted: the chosen candidate did not end it, the limit neither."""
         return not self.branch.ended and not at_limit(len(self.branch.sentences), max_sentences)

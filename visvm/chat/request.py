@@ -1,0 +1,212 @@
+"""What a request may say, and what it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from visvm.chat.errors import ChatError
+from visvm.config import Config
+from visvm.prompts import DETAIL_PROMPTS
+from visvm.records import Search
+from visvm.search import METHODS, SearchConfig, make_search
+from visvm.search.draft import TEMPERATURES
+
+MODELS = ("policy", "policy+search")
+LOWEST_TEMPERATURE = 0.01  # a policy's temperature below it is greedy; logits are divided by it
+Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=2)]
+
+
+class ChatLimits(Config):
+    """What one request may ask for at most."""
+
+    max_tokens: int = Field(512, ge=1, description="tokens a caption; a request for more gets so many")
+    max_sentences: int = Field(64, ge=1, description="sentences a caption; a request for more gets so many")
+    max_candidates: int = Field(64, ge=1, description="candidates a sentence, over all n captions")
+    max_n: int = Field(8, ge=1, description="captions")
+    max_prompt_chars: int = Field(4000, ge=1, description="characters of the prompt")
+
+
+class ImageURL(BaseModel):
+    """Where the picture is: a data: URL, or http(s) where the server allows its host."""
+
+    url: str = Field(min_length=1)
+
+
+class ImagePart(BaseModel):
+    """The picture of a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+
+class TextPart(BaseModel):
+    """A part of the prompt."""
+
+    type: Literal["text"]
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def _is_unicode(cls, value: str) -> str:
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise ValueError("expected Unicode text, got a lone surrogate")
+        return value
+
+
+class Message(BaseModel):
+    """One turn of a conversation; this endpoint takes one, the user's."""
+
+    role: str
+    content: str | list[Annotated[ImagePart | TextPart, Field(discriminator="type")]] | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream ends with."""
+
+    include_usage: bool | None = None
+
+
+class SearchOptions(SearchConfig):
+    """How to search, within what is safe to serve."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    method: str | None = Field(None, description="one of GET /v1/models; else the server's default")
+    trace: bool = Field(False, description="tell every candidate, its value, the choices and the cost")
+    temperatures: tuple[Temperature, ...] = Field(
+        TEMPERATURES, min_length=1, max_length=64, description="sampling temperatures of the candidates"
+    )
+    temperature: Temperature = Field(0.7, description="sample, and the oracle's completions")
+    exploration: float = Field(1.0, ge=0, le=100, description="mcts: weight of little-visited sentences")
+    centre: float = Field(0.0, ge=-1, le=1, description="oracle: taken off every reward")
+
+
+class ChatRequest(BaseModel):
+    """The body of POST /v1/chat/completions. OpenAI's other fields are ignored."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    model: str = Field(json_schema_extra={"enum": list(MODELS)})
+    messages: list[Message] = Field(min_length=1)
+    temperature: float | None = Field(None, ge=0, le=2, description="of policy; 0 (default) is greedy")
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, description="captions; caption i has seed + i")
+    seed: int | None = Field(None, ge=-(2**62), lt=2**62)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    visvm: SearchOptions | None = None
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a request asks for, checked: ``len(seeds)`` captions of the picture at ``url``."""
+
+    url: str
+    prompt: str
+    method: str
+    search: SearchConfig
+    seeds: tuple[int, ...]
+    max_tokens: int
+    trace: bool
+
+
+def read_order(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) -> Order:
+    """What ``request`` asks for, of the search ``methods`` that are served, the default first.
+
+    Raises:
+        ChatError: it asks for something that is not served, or for too much.
+    """
+    options = request.visvm or SearchOptions.model_validate({})
+    url, prompt = _read_messages(request.messages, limits)
+    method, search = _read_method(request, options, methods)
+    n, seed = request.n or 1, request.seed or 0
+    if n > limits.max_n:
+        raise ChatError(400, f"n is {n}; at most {limits.max_n} captions are served at a time", param="n")
+    _check_candidates(method, search, n, limits)
+    wanted = request.max_completion_tokens or request.max_tokens or limits.max_tokens
+    sentences = min(search.max_sentences or limits.max_sentences, limits.max_sentences)
+    return Order(
+        url=url,
+        prompt=prompt,
+        method=method,
+        search=search.model_copy(update={"max_sentences": sentences}),
+        seeds=tuple(range(seed, seed + n)),
+        max_tokens=min(wanted, limits.max_tokens),
+        trace=options.trace,
+    )
+
+
+def _read_messages(messages: Sequence[Message], limits: ChatLimits) -> tuple[str, str]:
+    """The picture's URL and the prompt."""
+    if len(messages) != 1 or messages[0].role != "user":
+        raise ChatError(400, "exactly one message is supported, of role user", param="messages")
+    content = messages[0].content
+    parts = content if isinstance(content, list) else []
+    urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+    if len(urls) != 1:
+        raise ChatError(400, "exactly one image_url part is supported", param="messages")
+    prompt = "\n".join(part.text for part in parts if isinstance(part, TextPart))
+    if len(prompt) > limits.max_prompt_chars:
+        what = f"the prompt has {len(prompt)} characters, at most {limits.max_prompt_chars} are served"
+        raise ChatError(400, what, param="messages")
+    return urls[0], prompt if prompt.strip() else DETAIL_PROMPTS[0]
+
+
+def _read_method(
+    request: ChatRequest, options: SearchOptions, methods: Sequence[str]
+) -> tuple[str, SearchConfig]:
+    """The method, and its options."""
+    if request.model not in MODELS:
+        what = f"no such model; expected one of {', '.join(MODELS)}"
+        raise ChatError(404, what, param="model", code="model_not_found")
+    search = SearchConfig(**{name: getattr(options, name) for name in SearchConfig.model_fields})
+    if request.model == "policy":
+        temperature = request.temperature or 0.0
+        if temperature < LOWEST_TEMPERATURE:
+            return "greedy", search
+        return "sample", search.model_copy(update={"temperature": temperature})
+    method = options.method or methods[0]
+    if method not in methods:
+        what = f"visvm.method: this server has {', '.join(methods)}"
+        raise ChatError(400, what, param="visvm.method")
+    return method, search
+
+
+def _check_candidates(method: str, search: SearchConfig, n: int, limits: ChatLimits) -> None:
+    num = n * num_candidates(method, search)
+    if num > limits.max_candidates:
+        what = (
+            f"{method} with these options takes {num} candidates, at most {limits.max_candidates} are served"
+        )
+        raise ChatError(400, what, param="visvm")
+
+
+def num_candidates(method: str, search: SearchConfig) -> int:
+    """Candidates that are written for one choice: of a sentence, or of a whole caption."""
+    num_temperatures = len(search.temperatures)
+    step = 1 + search.step_size * num_temperatures
+    by_method = {
+        "greedy": 1,
+        "sample": 1,
+        "best_of_n": num_temperatures * search.samples_per_temperature,
+        "mcts": step * search.simulations,
+        "oracle": step * (1 + search.completions),
+    }
+    return by_method.get(method, step)
+
+
+def search_of(order: Order) -> Search:
+    """The search that writes the captions of ``order``."""
+    return make_search(order.method, order.search)
+
+
+def served_methods(needs: Sequence[str]) -> list[str]:
+    """The search methods whose scorer is among ``needs``, the best first."""
+    best = ("visvm", "reward_plus_future", "prm")
+    names = [name for name, method in METHODS.items() if method.needs in needs]
+    return sorted(names, key=lambda name: best.index(name) if name in best else len(best))
