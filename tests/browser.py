@@ -1,0 +1,43 @@
+"""A headless Chromium, where there is one (Debian's packages chromium and chromium-driver)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
+    " --disable-background-networking --disable-component-update"
+)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The one browser of a test session; skips where none is installed."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("needs chromium")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
+        yield running
+        running.close()
+
+
+@contextmanager
+def page_of(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
+    """The page at ``url``; fails if its script or its security policy complains of anything."""
+    page = browser.new_page(**options)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.goto(url)
+    try:
+        yield page
+        assert [text for text in problems if "Failed to load resource" not in text] == []
+    finally:
+        page.close()
