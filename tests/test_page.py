@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from PIL import Image
@@ -19,6 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from actors import page as the_page
 from tests.browser import browser, page_of
+from tests.servers import running
 
 __all__ = ["browser"]
 
@@ -87,14 +86,8 @@ def asked() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def url(asked: list[dict[str, Any]]) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(make_app(asked), port=0, log_level="error"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with running(make_app(asked)) as address:
+        yield f"{address}/"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow.fs
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visvm.records import Picture
 
@@ -106,7 +106,10 @@ def _column(uri: str, column: str, group: int) -> pyarrow.ChunkedArray:
 
 
 def _pixels(data: bytes, max_pixels: int) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:  # its own message ends in the address of a buffer
+        raise ValueError(f"cannot identify its format: expected {', '.join(FORMATS)}") from None
     if image.width * image.height > max_pixels:  # known from the header, before any pixel is decoded
         raise ValueError(f"{image.width} x {image.height} is more than {max_pixels} pixels")
     image.load()
