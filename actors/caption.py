@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.rows import FAULT, LOADED, Row, each, pictures, table
+from actors.rows import FAULT, Row, each, load, table
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import CAPTIONS, Caption, Request, Scorer
+from visvm.records import CAPTIONS, Caption, Request
 from visvm.reward import ClipScorer
 from visvm.search import METHODS, SearchConfig, make_search
 from visvm.value import FutureScorer, ValueScorer
@@ -17,7 +17,7 @@ CAPTIONED = pa.schema([*CAPTIONS, *pa.schema(FAULT)])
 
 
 class CaptionWriter:
-    """LOADED -> CAPTIONED: one caption a unit, by one method."""
+    """UNITS -> CAPTIONED: one caption a unit, by one method."""
 
     def __init__(
         self,
@@ -35,16 +35,19 @@ class CaptionWriter:
         self.seed = seed
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        assert batch.schema.equals(LOADED), batch.schema
-        return table(each(pictures(batch.to_pylist()), self._write, stage="caption"), CAPTIONED)
+        return table(each(load(batch), self._write, stage="caption"), CAPTIONED)
 
     def _write(self, rows: list[Row]) -> list[Row]:
+        if self.scorer:
+            self.scorer.clear()
         requests = [Request(row["picture"], row["prompt"], self.seed) for row in rows]
         captions = self.search(self.policy, self.scorer, requests)
         return [{**row, **_columns(caption)} for row, caption in zip(rows, captions, strict=True)]
 
 
-def load_scorer(method: str, *, reward: dict[str, Any] | None, value: dict[str, Any] | None) -> Scorer | None:
+def load_scorer(
+    method: str, *, reward: dict[str, Any] | None, value: dict[str, Any] | None
+) -> ClipScorer | ValueScorer | FutureScorer | None:
     """The scorer that ``method`` needs, from the keywords of the ``from_pretrained`` of its models."""
     needs = METHODS[method].needs
     prm = ClipScorer.from_pretrained(**reward) if reward else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.rows import DATA, FAULT, LOADED, Row, each, pictures, table
+from actors.rows import DATA, FAULT, Row, each, load, pictures, table
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import ROLLOUTS, Branch, Candidate, Request
 from visvm.reward import ClipScorer
@@ -21,7 +21,7 @@ REWARDED = pa.schema([*ROLLOUTS, *pa.schema(FAULT)])
 
 
 class Generate:
-    """LOADED -> ROLLED: one response a temperature, all of an image off one picture prefix."""
+    """UNITS -> ROLLED: one response a temperature, all of an image off one picture prefix."""
 
     def __init__(self, policy: dict[str, Any], *, temperatures: Sequence[float], seed: int) -> None:
         """``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
@@ -29,8 +29,7 @@ class Generate:
         self.temperatures, self.seed = tuple(temperatures), seed
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        assert batch.schema.equals(LOADED), batch.schema
-        return table(each(pictures(batch.to_pylist()), self._respond, stage="generate"), ROLLED)
+        return table(each(load(batch), self._respond, stage="generate"), ROLLED)
 
     def _respond(self, rows: list[Row]) -> list[Row]:
         requests = [Request(row["picture"], row["prompt"], self.seed) for row in rows]
@@ -71,6 +70,7 @@ class Reward:
         return table(each(pictures(batch.to_pylist()), self._score, stage="reward"), REWARDED)
 
     def _score(self, rows: list[Row]) -> list[Row]:
+        self.scorer.clear()
         sentences = [[s for response in row["responses"] for s in response["sentences"]] for row in rows]
         scores = self.scorer.similarities([row["picture"] for row in rows], sentences)
         return [_rewarded(row, values) for row, values in zip(rows, scores, strict=True)]

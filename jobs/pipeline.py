@@ -1,7 +1,12 @@
 """Units through actors to parquet files: what generate-triples and caption share.
 
-The driver alone writes, in the order of the units, a file at a time and each in one step. So a run
-that was killed goes on after its last file and gives the same rows, each once.
+Work goes by whole batches, always the same ones, and an actor keeps nothing from one to the next. The
+driver alone writes, whole batches as they are done, each file in one step. So whatever is killed, the run
+that goes on gives every row once, to the bit the one of an undisturbed run (but for the time it took);
+the order of the files' rows follows from the time alone.
+
+What this costs: all rows pass through one process (thousands a second: docs/scaling.md), and it holds
+the units, about 1 KB each. A job of many million pictures is many jobs, by ``--images``.
 """
 
 from __future__ import annotations
@@ -21,7 +26,8 @@ import ray
 from pydantic import Field, field_validator, model_validator
 from ray.data import ActorPoolStrategy
 
-from actors.rows import UNITS, load
+from actors.guard import Guard, open_ledger, pack, unpack
+from actors.rows import UNITS
 from jobs import ray_setup, sources
 from jobs.tables import Files
 from visvm.config import Config
@@ -64,6 +70,9 @@ class PipelineConfig(Config):
     min_actors: int = Field(1, ge=1, description="policy actors at first")
     max_actors: int = Field(1, ge=1, description="policy actors at most")
     num_gpus: float = Field(0.8, gt=0, description="GPUs of a policy actor, if the device is a GPU")
+    patience: float = Field(
+        3600, gt=0, description="seconds without any batch done after which the job fails"
+    )
     max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of unusable pictures")
 
     @field_validator("prompts")
@@ -97,12 +106,14 @@ class Stage:
     num_cpus: float = 1
     num_gpus: float = 0
 
-    def apply(self, dataset: ray.data.Dataset, batch_size: int) -> ray.data.Dataset:
-        """The dataset with this stage behind it."""
+    def apply(self, dataset: ray.data.Dataset, ledger: Any) -> ray.data.Dataset:
+        """The dataset of packed batches with this stage behind it."""
+        guard = type(self.actor.__name__, (Guard,), {})  # the name that Ray's dashboard shows
         return dataset.map_batches(
-            self.actor,
-            fn_constructor_kwargs=self.arguments,
-            batch_size=batch_size,
+            guard,
+            fn_constructor_args=(self.actor, self.arguments),
+            fn_constructor_kwargs={"ledger": ledger, "num_actors": self.max_actors},
+            batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=self.min_actors, max_size=self.max_actors),
             num_cpus=self.num_cpus,
@@ -147,7 +158,7 @@ def write_units(
     batches = _batches(units, good.column("id"), config.batch_size)
     num_todo = sum(batch.num_rows for batch in batches)
     progress = Progress(folder.name, total=units.num_rows, done=units.num_rows - num_todo)
-    for table in _run(batches, stages, config.batch_size):
+    for table in _run(batches, stages, config.patience):
         failed = pc.is_valid(table["error"])
         good.add(table.filter(pc.invert(failed)).select(schema.names))
         bad.add(_errors(table.filter(failed)))
@@ -187,21 +198,25 @@ class Progress:
 
 
 def _batches(units: pa.Table, done: pa.ChunkedArray, size: int) -> list[pa.Table]:
-    """What is left to do, in the same batches as without a break: whole ones first, so they stay whole."""
+    """The batches of a run without a break, less what is done: whole ones, and those whose rows failed."""
     whole = [units.slice(start, size) for start in range(0, units.num_rows, size)]
     left = [batch.filter(pc.invert(pc.is_in(batch["id"], done))) for batch in whole]
-    return sorted((batch for batch in left if batch.num_rows), key=lambda batch: -batch.num_rows)
+    return [batch for batch in left if batch.num_rows]
 
 
-def _run(batches: Sequence[pa.Table], stages: Sequence[Stage], batch_size: int) -> Iterator[pa.Table]:
+def _run(batches: Sequence[pa.Table], stages: Sequence[Stage], patience: float) -> Iterator[pa.Table]:
+    """What the stages make of each batch, as it comes."""
     if not batches:
         return
-    dataset = ray.data.from_arrow(list(batches)).map_batches(
-        load, batch_size=batch_size, batch_format="pyarrow", num_cpus=ray_setup.READ_CPUS
-    )
+    ledger = open_ledger()
+    dataset: ray.data.Dataset = ray.data.from_arrow([pack(batch) for batch in batches])
+    dataset.context.execution_no_progress_timeout_s = patience
     for stage in stages:
-        dataset = stage.apply(dataset, batch_size)
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        dataset = stage.apply(dataset, ledger)
+    for packed in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        yield unpack(packed)
+    if num_again := ray.get(ledger.num_again.remote()):
+        logger.info("%d times work was begun again, after the process that did it had died", num_again)
 
 
 def _errors(failed: pa.Table) -> pa.Table:

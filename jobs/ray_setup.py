@@ -12,7 +12,6 @@ import ray.data
 
 ROOT = Path(__file__).parents[1]
 NUM_ATTEMPTS = 3
-READ_CPUS = 0.25
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +24,6 @@ def start(*, num_cpus: int | None = None) -> None:
         _connect(num_cpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # jobs report themselves, which also reads well in a log file
-    context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of actors that take long to load
 
 
@@ -54,7 +52,7 @@ def check_room(needs: Sequence[tuple[float, float]]) -> None:
     if "RAY_ADDRESS" in os.environ:
         return
     for name, wanted in (
-        ("CPU", sum(cpus for cpus, _ in needs) + READ_CPUS),
+        ("CPU", sum(cpus for cpus, _ in needs)),
         ("GPU", sum(g for _, g in needs)),
     ):
         room = ray.cluster_resources().get(name, 0)

@@ -1,5 +1,6 @@
 """The actors are plain classes over tables: what they compute, and what a bad row does to the others."""
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from actors.caption import CaptionWriter
 from actors.generate import Generate, Reward
-from actors.rows import LOADED, UNITS, Row, each, load
+from actors.rows import UNITS, Row, each, load
 from tests import tiny
 from visvm.images import load as load_picture
 from visvm.policy import SharedPrefixPolicy
@@ -46,17 +47,17 @@ def by_image(table: pa.Table) -> dict[str, Row]:
 
 
 def test_a_file_is_read_or_its_reason_kept(photos: Path) -> None:
-    rows = by_image(load(units(photos, "000.png", "missing.png", "empty.jpg")))
+    rows = {row["image_id"]: row for row in load(units(photos, "000.png", "missing.png", "empty.jpg"))}
     assert rows["000.png"]["data"] == (photos / "000.png").read_bytes()
-    assert rows["000.png"]["error"] is None
+    assert rows["000.png"]["error"] is None and rows["000.png"]["picture"].uri == str(photos / "000.png")
     assert rows["missing.png"]["stage"] == "read" and "No such file" in rows["missing.png"]["error"]
-    assert rows["empty.jpg"]["data"] == b""
+    assert rows["empty.jpg"]["stage"] == "decode" and rows["empty.jpg"]["data"] == b""
 
 
 @pytest.fixture(scope="module")
 def rolled(tiny_policy: Path, photos: Path) -> pa.Table:
     generate = Generate({"name": str(tiny_policy), **SHORT}, temperatures=TEMPERATURES, seed=5)
-    return generate(load(units(photos, "000.png", "missing.png", "empty.jpg", "cut.png", "001.png")))
+    return generate(units(photos, "000.png", "missing.png", "empty.jpg", "cut.png", "001.png"))
 
 
 def test_responses_are_those_of_the_policy(rolled: pa.Table, tiny_policy: Path, photos: Path) -> None:
@@ -108,10 +109,10 @@ def test_captions_do_not_depend_on_the_batch(
         {"name": str(tiny_policy), **SHORT}, method=method, search=search, scorer=scorers[method], seed=1
     )
     names = ("000.png", "cut.png", "001.png", "002.png")
-    together = by_image(writer(load(units(photos, *names))))
+    together = by_image(writer(units(photos, *names)))
     assert "truncated" in together.pop("cut.png")["error"]
     for name, row in together.items():
-        [alone] = writer(load(units(photos, name))).to_pylist()
+        [alone] = writer(units(photos, name)).to_pylist()
         same = [column for column in CAPTIONS.names if column not in ("seconds", "values", "trace")]
         assert {column: row[column] for column in same} == {column: alone[column] for column in same}
         assert row["method"] == method and row["caption"] == "".join(row["sentences"])
@@ -120,6 +121,57 @@ def test_captions_do_not_depend_on_the_batch(
         for step in row["trace"]:
             values = [candidate["value"] for candidate in step["candidates"]]
             assert values[step["choice"]] == max(values)
+
+
+def test_a_batch_is_computed_to_the_bit_alike_whatever_the_actor_did_before(
+    tiny_policy: Path, tiny_clip: Path, photos: Path, scorers: dict[str, dict[str, Any]]
+) -> None:
+    batches = [units(photos, *names) for names in (("000.png", "001.png", "002.png"), ("003.png", "001.png"))]
+    policy = {"name": str(tiny_policy), **SHORT}
+    search: dict[str, Any] = {"temperatures": (0.5,), "samples_per_temperature": 2}
+
+    def actors() -> list[Any]:
+        generate = Generate(policy, temperatures=TEMPERATURES, seed=5)
+        reward = Reward({"name": str(tiny_clip)})
+        writer = CaptionWriter(policy, method="visvm", search=search, scorer=scorers["visvm"], seed=5)
+        return [lambda batch: reward(generate(batch)), lambda batch: writer(batch).drop(["seconds"])]
+
+    for used, new in zip(actors(), actors(), strict=True):
+        used(batches[0])
+        after = used(batches[1])
+        assert after.equals(new(batches[1])) and after["error"].null_count == 2
+
+
+def test_what_a_failed_try_holds_is_given_back_before_the_halves_run() -> None:
+    """Not at some later time: a halved batch that ran out of memory has to find room."""
+
+    class Large:
+        """Stands for tensors; refers to itself, as tracebacks and models do."""
+
+        def __init__(self) -> None:
+            self.me = self
+
+    held: list[weakref.ref[Large]] = []
+
+    def work(rows: list[Row]) -> list[Row]:
+        assert all(ref() is None for ref in held)
+        large = Large()
+        if len(rows) > 1:
+            held.append(weakref.ref(large))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [{**row, "done": large is not None} for row in rows]
+
+    rows = [{"id": i, "image_id": str(i), "error": None} for i in range(4)]
+    assert all(row["done"] for row in each(rows, work, stage="test"))
+    assert len(held) == 3
+
+
+def test_a_lost_gpu_is_no_fault_of_the_rows() -> None:
+    def work(rows: list[Row]) -> list[Row]:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    with pytest.raises(torch.AcceleratorError):
+        each([{"id": 1, "image_id": "1", "error": None}], work, stage="test")
 
 
 def test_a_batch_that_fails_is_halved_until_the_rows_at_fault_stand_alone() -> None:
@@ -150,7 +202,7 @@ def test_captions_are_the_same_alone_in_a_batch_and_across_two_actors(
     folders = {name: str(tiny.save(name, tmp_path / name)) for name in tiny.NAMES}
     for i in range(8):
         tiny.picture(i, width=30 + 10 * (i % 4), height=64 - 8 * (i % 3)).image.save(tmp_path / f"{i}.png")
-    loaded = load(units(tmp_path, *(f"{i}.png" for i in range(8))))
+    eight = units(tmp_path, *(f"{i}.png" for i in range(8)))
 
     class Writers:
         """A writer of each family, in one process."""
@@ -167,10 +219,10 @@ def test_captions_are_the_same_alone_in_a_batch_and_across_two_actors(
             return [{key: row[key] for key in ("caption", "trace")} for table in tables for row in table]
 
     local = Writers()
-    together = local.write(loaded)
-    alone = [local.write(loaded.slice(i, 1)) for i in range(8)]
+    together = local.write(eight)
+    alone = [local.write(eight.slice(i, 1)) for i in range(8)]
     actors = [ray.remote(Writers).options(num_cpus=0.5).remote() for _ in range(2)]
-    halves = ray.get([actor.write.remote(loaded.slice(4 * i, 4)) for i, actor in enumerate(actors)])
+    halves = ray.get([actor.write.remote(eight.slice(4 * i, 4)) for i, actor in enumerate(actors)])
     for family in range(len(folders)):
         batch = together[8 * family : 8 * family + 8]
         assert [strip(row) for row in batch] == [strip(rows[family]) for rows in alone]
@@ -187,4 +239,4 @@ def strip(row: Row) -> tuple:
 
 def test_actors_refuse_tables_of_another_schema(tiny_clip: Path) -> None:
     with pytest.raises(AssertionError):
-        Reward({"name": str(tiny_clip)})(LOADED.empty_table())
+        Reward({"name": str(tiny_clip)})(UNITS.empty_table())

@@ -1,62 +1,80 @@
-"""Units through Ray to files: in order, each once, whatever fails and wherever it stops."""
+"""Units through Ray to files: each once, whatever fails, whatever dies and wherever it stops."""
 
+import os
+import signal
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from actors.rows import FAULT, UNITS, Row, each, table
+from actors.rows import FAULT, UNIT, UNITS, Row, each, table
 from jobs.pipeline import PipelineConfig, Progress, Stage, _batches, write_units
 from jobs.tables import ROWS_PER_FILE, Files, parts, read_rows
-from visvm.config import load
+from visvm.config import load as load_config
 from visvm.records import ERRORS
 
-NAMED = pa.schema([*UNITS, ("answer", pa.string())])
+NAMED = pa.schema([*UNIT, ("answer", pa.string())])
 
 
 class Answer:
-    """A stage without a model; it fails on pictures whose bytes say so."""
+    """A stage without a model; what a picture's bytes say is what it does to it."""
 
     def __init__(self, answer: str) -> None:
         self.answer = answer
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return table(
-            each(batch.to_pylist(), self._answer, stage="answer"), pa.schema([*NAMED, *pa.schema(FAULT)])
-        )
+        rows = each(batch.to_pylist(), read, stage="read")
+        return table(each(rows, self._answer, stage="answer"), pa.schema([*NAMED, *pa.schema(FAULT)]))
 
     def _answer(self, rows: list[Row]) -> list[Row]:
-        bad = [row["image_id"] for row in rows if row["data"] == b"bad"]
-        if bad:
+        said = {row["image_id"]: row["data"].decode() for row in rows}
+        if bad := [name for name, word in said.items() if word == "bad"]:
             raise ValueError(f"cannot answer {bad}")
-        return [{**row, "answer": self.answer} for row in rows]
+        for word in said.values():
+            if word == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if word.startswith("once ") and not Path(word[5:]).exists():
+                Path(word[5:]).touch()
+                os._exit(1)
+        return [{**row, "answer": f"{self.answer} {len(rows)}"} for row in rows]
 
 
-def make(folder: Path, num: int, bad: tuple[int, ...] = ()) -> pa.Table:
+def read(rows: list[Row]) -> list[Row]:
+    return [{**row, "data": Path(row["uri"]).read_bytes()} for row in rows]
+
+
+def make(folder: Path, num: int, **words: tuple[int, ...]) -> pa.Table:
+    """Units of pictures whose files say "good", or the words at the places given."""
     folder.mkdir()
+    rows = []
     for i in range(num):
-        (folder / f"{i}.png").write_bytes(b"bad" if i in bad else b"good")
-    rows = [
-        {"id": f"u{i}", "image_id": str(i), "uri": str(folder / f"{i}.png"), "prompt": "?"}
-        for i in range(num)
-    ]
+        said = [word for word, places in words.items() if i in places]
+        (folder / f"{i}.png").write_text(said[0] if said else "good")
+        rows.append({"id": f"u{i}", "image_id": str(i), "uri": str(folder / f"{i}.png"), "prompt": "?"})
     return pa.Table.from_pylist(rows, schema=UNITS)
 
 
 def write(units: pa.Table, out: Path, answer: str = "yes", max_error_share: float = 0.5) -> list[Row]:
-    config = load(PipelineConfig, images=".", out=str(out), batch_size=8, max_error_share=max_error_share)
+    config = load_config(
+        PipelineConfig, images=".", out=str(out), batch_size=8, max_error_share=max_error_share
+    )
     stages = [Stage(Answer, {"answer": answer}, num_cpus=0.5)]
     write_units(units, out / "answers", NAMED, stages=stages, config=config)
-    return list(read_rows(out / "answers"))
+    return rows_of(out / "answers")
+
+
+def rows_of(folder: Path) -> list[Row]:
+    return sorted(read_rows(folder), key=lambda row: int(row["image_id"]))
 
 
 @pytest.mark.ray
-def test_every_unit_is_one_row_in_order_or_one_error(tmp_path: Path) -> None:
+def test_every_unit_is_one_row_or_one_error(tmp_path: Path) -> None:
     units = make(tmp_path / "files", 70, bad=(3, 20, 21))
     (tmp_path / "files" / "5.png").unlink()
     rows = write(units, tmp_path / "out")
     assert [row["image_id"] for row in rows] == [str(i) for i in range(70) if i not in (3, 5, 20, 21)]
-    errors = list(read_rows(tmp_path / "out" / "errors"))
+    errors = rows_of(tmp_path / "out" / "errors")
     assert [(row["image_id"], row["stage"]) for row in errors] == [
         ("3", "answer"),
         ("5", "read"),
@@ -67,16 +85,57 @@ def test_every_unit_is_one_row_in_order_or_one_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+def test_a_row_that_kills_its_actor_every_time_is_an_error_and_costs_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A batch whose process died only once runs whole again."""
+    units = make(tmp_path / "files", 24, kill=(13,), bad=(11,))
+    (tmp_path / "files" / "17.png").write_text(f"once {tmp_path / 'died'}")
+    with caplog.at_level("INFO"):
+        rows = write(units, tmp_path / "out")
+    assert [row["image_id"] for row in rows] == [str(i) for i in range(24) if i not in (11, 13)]
+    assert {row["image_id"] for row in rows if row["answer"] != "yes 8"} == {"8", "9", "10", "12", "14", "15"}
+    reasons = {row["image_id"]: (row["stage"], row["reason"]) for row in rows_of(tmp_path / "out" / "errors")}
+    killed = ("answer", "killed its actor 2 times when it was alone")
+    assert reasons == {"11": ("answer", "cannot answer ['11']"), "13": killed}
+    assert "times work was begun again" in caplog.text
+
+
+class Stillborn:
+    """A stage whose process dies while it loads."""
+
+    def __init__(self) -> None:
+        os._exit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_actors_that_die_while_they_load_end_the_job(tmp_path: Path) -> None:
+    units = make(tmp_path / "files", 2)
+    config = load_config(PipelineConfig, images=".", out=str(tmp_path / "out"))
+    with pytest.raises(Exception, match="stillborn: actors died 10 times in a row"):
+        write_units(units, tmp_path / "out" / "x", NAMED, stages=[Stage(Stillborn, {})], config=config)
+
+
+@pytest.mark.ray
 def test_a_second_run_does_what_is_missing_and_tries_errors_again(tmp_path: Path) -> None:
     units = make(tmp_path / "files", ROWS_PER_FILE + 6, bad=(2,))
     out = tmp_path / "out"
     write(units.slice(0, ROWS_PER_FILE), out, "first")
     (out / "answers" / "part-00001.parquet.tmp").write_bytes(b"half a file")
-    (tmp_path / "files" / "2.png").write_bytes(b"good")
+    (tmp_path / "files" / "2.png").write_text("good")
     rows = write(units, out, "second")
-    assert sorted(row["id"] for row in rows) == sorted(units["id"].to_pylist())
-    assert [row["answer"] for row in rows] == ["first"] * (ROWS_PER_FILE - 1) + ["second"] * 7
-    assert list(read_rows(out / "errors")) == []
+    assert [row["id"] for row in rows] == units["id"].to_pylist()
+    by_answer = Counter(row["answer"] for row in rows)
+    assert by_answer == {
+        "first 8": 56,
+        "first 4": 4,
+        "first 2": 2,
+        "first 1": 1,
+        "second 1": 1,
+        "second 6": 6,
+    }
+    assert rows_of(out / "errors") == []
     written = [path.stat().st_mtime_ns for path in parts(out / "answers")]
     assert write(units, out, "third") == rows
     assert [path.stat().st_mtime_ns for path in parts(out / "answers")] == written
@@ -91,12 +150,12 @@ def test_too_many_errors_fail_the_job_and_keep_what_is_done(tmp_path: Path) -> N
     assert len(list(read_rows(tmp_path / "out" / "errors"))) == 3
 
 
-def test_what_is_left_is_cut_into_the_batches_of_an_unbroken_run() -> None:
+def test_what_is_left_are_the_batches_of_an_unbroken_run() -> None:
     rows = [{"id": str(i), "image_id": str(i), "uri": "?", "prompt": "?"} for i in range(10)]
     units = pa.Table.from_pylist(rows, schema=UNITS)
     for done, expected in (
         ([], [["0", "1", "2", "3"], ["4", "5", "6", "7"], ["8", "9"]]),
-        (["0", "1", "3"], [["4", "5", "6", "7"], ["8", "9"], ["2"]]),
+        (["0", "1", "3"], [["2"], ["4", "5", "6", "7"], ["8", "9"]]),
         (list("0123456789"), []),
     ):
         left = _batches(units, pa.chunked_array([done], pa.string()), 4)

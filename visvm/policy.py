@@ -116,8 +116,12 @@ class SharedPrefixPolicy:
         return self.decoder.step()
 
     def clear(self) -> None:
-        """Forget all that was submitted."""
+        """Forget all that was submitted, and give back the room of pictures that are not open any more.
+
+        What is computed next does not depend on what came before, to the bit.
+        """
         self.decoder.clear()
+        self.engine.clear()
 
     def propose(
         self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False

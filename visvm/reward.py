@@ -40,8 +40,7 @@ class ClipScorer:
         self.tokenizer = tokenizer
         self.dtype = dtype
         self.batch_size = batch_size
-        self.images = EmbeddingCache(NUM_CACHED_IMAGES)
-        self.texts = EmbeddingCache(NUM_CACHED_SENTENCES)
+        self.clear()
 
     @classmethod
     def from_pretrained(
@@ -64,6 +63,10 @@ class ClipScorer:
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"cannot load the reward model {name}: {error}") from error
         return cls(model, preprocess, tokenizer, dtype=getattr(torch, dtype), batch_size=batch_size)
+
+    def clear(self) -> None:
+        """Forget all embeddings: what is computed next does not depend on what came before, to the bit."""
+        self.images, self.texts = EmbeddingCache(NUM_CACHED_IMAGES), EmbeddingCache(NUM_CACHED_SENTENCES)
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """The similarity of each sentence of each question with its picture, in [-1, 1]."""

@@ -36,6 +36,10 @@ class Engine:
         shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, tokens, dim)
         return weight.new_zeros(shape, requires_grad=False)
 
+    def clear(self) -> None:
+        """Give back the room of pictures that nobody refers to any more."""
+        self.pictures.clear()
+
     @torch.inference_mode()
     def prefill(self, pictures: Sequence[Picture]) -> list[Prefix]:
         """Encode and store the first of the pictures: as many as there is room for now.
@@ -47,7 +51,8 @@ class Engine:
         for start in range(0, len(pictures), PREFILL_BATCH):
             part = pictures[start : start + PREFILL_BATCH]
             inputs = self.family.preprocess(part)
-            num = self.pictures.reserve(self.family.prefix_lengths(inputs))
+            num_coming = len(pictures) - start - len(part)
+            num = self.pictures.reserve(self.family.prefix_lengths(inputs), num_coming=num_coming)
             if 0 < num < len(part):
                 inputs = self.family.preprocess(part[:num])
             prefixes += self._store(self.family.encode_inputs(inputs)) if num else []

@@ -35,11 +35,9 @@ class PictureStore:
     def __init__(self, new_kv: NewKV, *, max_pictures: int, budget: int | None = None) -> None:
         """``new_kv(places, tokens)`` makes a buffer of zeros."""
         self.new_kv, self.max_pictures, self.budget = new_kv, max_pictures, budget
-        self.kv = new_kv(0, 0)
         self.token_bytes = new_kv(1, 1).nbytes
-        self.lengths: list[int] = []
-        self.free: list[int] = []
         self.version = 0  # grows with the buffer: views of an older one keep it alive
+        self._empty()
 
     @property
     def num_used(self) -> int:
@@ -51,14 +49,21 @@ class PictureStore:
         """Pictures of the sizes seen so far that would fit now."""
         return self._most(max(self.kv.shape[4], 1)) - self.num_used
 
-    def reserve(self, lengths: Sequence[int]) -> int:
+    def clear(self) -> None:
+        """Give the buffer back, unless a picture is still in use."""
+        if self.num_used == 0:
+            self._empty()
+
+    def reserve(self, lengths: Sequence[int], *, num_coming: int = 0) -> int:
         """Make room for the first of these pictures (tokens each): for how many there is now.
+
+        A buffer that grows has places for those that come after them, too, if it may.
 
         Raises:
             ValueError: the first does not fit even into an empty store.
         """
         for num in range(len(lengths), 0, -1):
-            if self._fit(num, max(lengths[:num])):
+            if self._fit(num, max(lengths[:num]), num_coming):
                 return num
         if self.num_used == 0:
             raise ValueError(
@@ -103,7 +108,7 @@ class PictureStore:
             return self.max_pictures
         return min(self.max_pictures, self.budget // (length * self.token_bytes))
 
-    def _fit(self, num: int, length: int) -> bool:
+    def _fit(self, num: int, length: int, num_coming: int) -> bool:
         """Whether ``num`` more pictures up to that length have room; grows the buffer if it may."""
         places, tokens = self.kv.shape[2], self.kv.shape[4]
         is_within = self.budget is None or self.kv.nbytes <= self.budget
@@ -113,15 +118,20 @@ class PictureStore:
         most = self._most(new_tokens)
         if self.num_used + num > most:
             return False
-        new_places = min(most, max(places, self.num_used + num, 2 * places if self.num_used else 0))
+        wanted = self.num_used + num + num_coming
+        new_places = min(most, max(places, wanted, 2 * places if self.num_used else 0))
         if self.num_used == 0:
-            self.kv = self.new_kv(0, 0)  # the old one goes before the new one comes
-            self.lengths, self.free = [], []
+            self._empty()  # the old one goes before the new one comes
         old, new = self.kv, new_places * new_tokens * self.token_bytes
         if self.budget is not None and old.nbytes + new > self.budget:
             return False
         self._grow(new_places, new_tokens)
         return True
+
+    def _empty(self) -> None:
+        self.kv = self.new_kv(0, 0)
+        self.lengths: list[int] = []
+        self.free: list[int] = []
 
     def _grow(self, places: int, tokens: int) -> None:
         old, before = self.kv, len(self.lengths)

@@ -91,8 +91,9 @@ class Rows:
         return self.kv[:, :, row, :, start:end].clone()
 
     def clear(self) -> None:
-        """Drop all rows."""
+        """Drop all rows, and give the buffer back."""
         self.prefixes, self.lengths, self._shared = [], [], None
+        self.kv = self.engine.new_kv(0, 0)
 
     def _make_room(self, num: int, tokens: int) -> None:
         rows, capacity = self.kv.shape[2], self.kv.shape[4]

@@ -70,12 +70,13 @@ def fly(
     policy: Policy, scorer: Scorer | None, requests: Sequence[Request], write: Write[Result]
 ) -> list[Result]:
     """``write(desk, branch)`` for each request, side by side; what they return, in order."""
+    policy.clear()  # also of what a search that failed has left
     tower = Tower(policy, scorer, write)
     try:
         return tower.run(requests)
     finally:
-        policy.clear()
         tower.close()
+        policy.clear()
 
 
 class Tower(Generic[Result]):

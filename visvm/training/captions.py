@@ -37,10 +37,13 @@ class Example:
 def read_captions(folders: Sequence[str]) -> list[Example]:
     """The captions of parquet folders or files (schema ``records.CAPTIONS``), local or by URI.
 
+    They are sorted, for the rows of a folder lie in the order in which they were done.
+
     Raises:
         ValueError: a folder is missing, empty or holds something else.
     """
-    return [example for folder in folders for example in _read_folder(folder)]
+    examples = [example for folder in folders for example in _read_folder(folder)]
+    return sorted(examples, key=lambda one: (one.image_id, one.prompt, one.caption))
 
 
 def _read_folder(folder: str) -> list[Example]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from visvm.engine import Engine, Prefix
-from visvm.records import Picture, Question, Scorer
+from visvm.records import Picture, Question
+from visvm.reward import ClipScorer
 from visvm.value.model import StateReader, VisionValueModel
 
 MAX_QUESTIONS = 32  # answered in one pass: bounds what a pass takes beside the stored pictures
@@ -50,6 +51,11 @@ class ValueScorer:
         """
         model = VisionValueModel.from_pretrained(name, dtype=getattr(torch, dtype))
         return cls(model.to(device), **options)  # type: ignore[arg-type]
+
+    def clear(self) -> None:
+        """Forget all pictures: what is computed next does not depend on what came before, to the bit."""
+        self._prefixes.clear()
+        self.engine.clear()
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """V (or the future F) of every candidate, in units of the reward scale."""
@@ -138,10 +144,15 @@ class FutureScorer:
         ValueError: the value model was not trained with predict="future".
     """
 
-    def __init__(self, reward: Scorer, value: ValueScorer) -> None:
+    def __init__(self, reward: ClipScorer, value: ValueScorer) -> None:
         if value.config.predict != "future":
             raise ValueError(f"the value model predicts {value.config.predict!r}; predict='future' is needed")
         self.reward, self.value = reward, value
+
+    def clear(self) -> None:
+        """Forget all pictures and sentences."""
+        self.reward.clear()
+        self.value.clear()
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """The return of every candidate, in units of the reward scale."""
