@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +24,7 @@ from jobs import ray_setup
 from jobs.command import run
 from jobs.models import check_policy, check_reward, check_value
 from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
+from jobs.sizes import SECOND_GPU
 from jobs.tables import read_rows
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import CAPTIONS
@@ -61,8 +62,8 @@ def work(config: CaptionConfig) -> dict[str, Any]:
     units = make_units(config)
     models = _check_models(config)
     ray_setup.start()
-    out = Path(config.out)
-    stages = [_stage(config, models)]
+    out, loading = Path(config.out), ray_setup.loading(config.device, config.dtype)
+    stages = make_stages(config, models, loading)
     write_units(units, out / "captions", CAPTIONS, stages=stages, config=config)
     metrics = summary(out)
     logger.info("%(num_captions)d captions of %(num_images)d images, %(num_errors)d failed", metrics)
@@ -99,8 +100,12 @@ def _check_models(config: CaptionConfig) -> dict[str, str | None]:
     }
 
 
-def _stage(config: CaptionConfig, models: dict[str, str | None]) -> Stage:
-    loading = ray_setup.loading(config.device, config.dtype)
+def make_stages(
+    config: CaptionConfig, models: Mapping[str, str | None], loading: Mapping[str, str]
+) -> list[Stage]:
+    """The one actor pool of the method; nothing is started. With two GPUs the value model has its own."""
+    on_gpu = loading["device"] == "cuda"
+    second = {"device": SECOND_GPU} if on_gpu and config.num_gpus >= 2 else {}
     search = {name: getattr(config, name) for name in SearchConfig.model_fields}
     arguments = {
         "policy": {"name": models["policy"], **loading, **config.policy_options},
@@ -108,19 +113,26 @@ def _stage(config: CaptionConfig, models: dict[str, str | None]) -> Stage:
         "search": search | {"centre": config.centre or 0.0},
         "scorer": {
             "reward": {"name": models["reward"], **loading} if models["reward"] else None,
-            "value": {"name": models["value"], "centre": config.centre, **loading}
+            "value": {
+                "name": models["value"],
+                "centre": config.centre,
+                "max_pictures": config.max_pictures,  # more are never asked for at a time
+                **loading,
+                **second,
+            }
             if models["value"]
             else None,
         },
         "seed": config.seed,
     }
-    return Stage(
+    stage = Stage(
         CaptionWriter,
         arguments,
         min_actors=config.min_actors,
         max_actors=config.max_actors,
-        num_gpus=config.num_gpus if loading["device"] == "cuda" else 0,
+        num_gpus=config.num_gpus if on_gpu else 0,
     )
+    return [stage]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

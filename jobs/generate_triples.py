@@ -14,7 +14,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -54,10 +54,14 @@ def work(config: GenerateConfig) -> dict[str, Any]:
     """Rollouts, then triples, then the counts."""
     started = time.perf_counter()
     units = make_units(config)
-    policy, reward = check_policy(config.policy), check_reward(config.reward, policy=config.policy)
+    models = {
+        "policy": check_policy(config.policy),
+        "reward": check_reward(config.reward, policy=config.policy),
+    }
     ray_setup.start()
-    out = Path(config.out)
-    write_units(units, out / "rollouts", ROLLOUTS, stages=_stages(config, policy, reward), config=config)
+    out, loading = Path(config.out), ray_setup.loading(config.device, config.dtype)
+    stages = make_stages(config, models, loading)
+    write_units(units, out / "rollouts", ROLLOUTS, stages=stages, config=config)
     write_triples(out)
     metrics = summary(out)
     logger.info("%(num_triples)d triples of %(num_images)d images, %(num_errors)d units failed", metrics)
@@ -115,13 +119,15 @@ def summary(out: Path) -> dict[str, Any]:
     }
 
 
-def _stages(config: GenerateConfig, policy: str, reward: str) -> list[Stage]:
-    loading = ray_setup.loading(config.device, config.dtype)
+def make_stages(
+    config: GenerateConfig, models: Mapping[str, str | None], loading: Mapping[str, str]
+) -> list[Stage]:
+    """The actor pools: one that writes responses, one that scores them; nothing is started."""
     on_gpu = loading["device"] == "cuda"
     generate = Stage(
         Generate,
         {
-            "policy": {"name": policy, **loading, **config.policy_options},
+            "policy": {"name": models["policy"], **loading, **config.policy_options},
             "temperatures": config.temperatures,
             "seed": config.seed,
         },
@@ -131,7 +137,7 @@ def _stages(config: GenerateConfig, policy: str, reward: str) -> list[Stage]:
     )
     score = Stage(
         Reward,
-        {"reward": {"name": reward, **loading}},
+        {"reward": {"name": models["reward"], **loading}},
         num_cpus=0.5,
         num_gpus=config.reward_num_gpus if on_gpu else 0,
     )

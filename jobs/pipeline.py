@@ -28,7 +28,9 @@ from ray.data import ActorPoolStrategy
 
 from actors.guard import Guard, open_ledger, pack, unpack
 from actors.rows import UNITS
-from jobs import ray_setup, sources
+from jobs import sources
+from jobs.preflight import Demand, check
+from jobs.sizes import actor_bytes
 from jobs.tables import Files
 from visvm.config import Config
 from visvm.prompts import DETAIL_PROMPTS, prompt_for
@@ -106,6 +108,18 @@ class Stage:
     num_cpus: float = 1
     num_gpus: float = 0
 
+    @property
+    def demand(self) -> Demand:
+        """What it asks of a cluster."""
+        return Demand(
+            self.actor.__name__,
+            self.min_actors,
+            self.max_actors,
+            cpus=self.num_cpus,
+            gpus=self.num_gpus,
+            parts=actor_bytes(self.arguments),
+        )
+
     def apply(self, dataset: ray.data.Dataset, ledger: Any) -> ray.data.Dataset:
         """The dataset of packed batches with this stage behind it."""
         guard = type(self.actor.__name__, (Guard,), {})  # the name that Ray's dashboard shows
@@ -151,7 +165,7 @@ def write_units(
     Raises:
         RuntimeError: more than ``max_error_share`` of the units failed.
     """
-    ray_setup.check_room([(s.min_actors * s.num_cpus, s.min_actors * s.num_gpus) for s in stages])
+    check([stage.demand for stage in stages])
     errors = folder.parent / "errors"
     shutil.rmtree(errors, ignore_errors=True)  # what failed in an earlier run is tried again
     good, bad = Files(folder, schema), Files(errors, ERRORS)

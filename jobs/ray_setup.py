@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import ray
 import ray.data
+
+from jobs import nodes
+from jobs.nodes import Cluster
 
 ROOT = Path(__file__).parents[1]
 NUM_ATTEMPTS = 3
@@ -16,10 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def start(*, num_cpus: int | None = None) -> None:
-    """Connect this process to Ray, once; a local cluster dies with the process.
-
-    A laptop gets twice its cores as logical CPUs: most of a pipeline's processes wait for the others.
-    """
+    """Connect this process to Ray, once; a local cluster dies with the process."""
     if not ray.is_initialized():
         _connect(num_cpus)
     context = ray.data.DataContext.get_current()
@@ -27,39 +26,22 @@ def start(*, num_cpus: int | None = None) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of actors that take long to load
 
 
-def loading(device: str, dtype: str) -> dict[str, str]:
+def loading(device: str, dtype: str, cluster: Cluster | None = None) -> dict[str, str]:
     """The device and dtype to load models with; "auto" is a GPU and bfloat16 where the cluster has one.
+
+    The cluster is the running one, for None.
 
     Raises:
         ValueError: "cuda" on a cluster without a GPU.
     """
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    if device == "cuda" and not has_gpu:
+    num_gpus = (cluster or nodes.running()).num_gpus
+    if device == "cuda" and not num_gpus:
         raise ValueError("device = 'cuda', but this Ray cluster has no GPU; use --device cpu or auto")
     if device == "auto":
-        device = "cuda" if has_gpu else "cpu"
+        device = "cuda" if num_gpus else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     return {"device": device, "dtype": dtype}
-
-
-def check_room(needs: Sequence[tuple[float, float]]) -> None:
-    """Look that (CPUs, GPUs) of each actor pool fit on this machine; a cluster may still grow.
-
-    Raises:
-        ValueError: Ray would wait for ever.
-    """
-    if "RAY_ADDRESS" in os.environ:
-        return
-    for name, wanted in (
-        ("CPU", sum(cpus for cpus, _ in needs)),
-        ("GPU", sum(g for _, g in needs)),
-    ):
-        room = ray.cluster_resources().get(name, 0)
-        if wanted > room:
-            raise ValueError(
-                f"the actors need {wanted:g} {name}s and Ray has {room:g}: lower min_actors or num_gpus"
-            )
 
 
 def _connect(num_cpus: int | None) -> None:
@@ -75,7 +57,7 @@ def _connect(num_cpus: int | None) -> None:
     _export_path()
     for attempt in range(NUM_ATTEMPTS):
         try:
-            _start_local(num_cpus or max(4, 2 * (os.cpu_count() or 1)))
+            _start_local(num_cpus or nodes.logical_cpus())
             return
         except Exception:  # Ray raises no narrower type when it does not come up within 30 seconds
             if attempt == NUM_ATTEMPTS - 1:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from jobs import ray_setup
+from jobs.nodes import Cluster
+from jobs.preflight import Demand, check
+from jobs.sizes import worker_bytes
 from jobs.watch import watching
 
 CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
@@ -25,14 +27,15 @@ def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **option
     Raises:
         ValueError: the cluster has no room for the workers.
     """
-    is_gpu = ray_setup.loading(config.device, "float32")["device"] == "cuda"
-    resources = {"GPU": 1.0, "CPU": 1.0} if is_gpu else {"CPU": CPUS_A_WORKER}
-    check_room(config.num_workers, resources)
+    need = demand(config)
+    check([need])
     trainer: Any = TorchTrainer(
         train,  # type: ignore[arg-type]
         train_loop_config=config.model_dump(),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers, use_gpu=is_gpu, resources_per_worker=resources
+            num_workers=config.num_workers,
+            use_gpu=need.gpus > 0,
+            resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
         ),
         run_config=RunConfig(
             name="checkpoints", storage_path=config.out, checkpoint_config=CheckpointConfig(num_to_keep=1)
@@ -43,16 +46,16 @@ def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **option
         return trainer.fit().return_value
 
 
-def check_room(num_workers: int, resources: dict[str, float]) -> None:
-    """Fail now where Ray would wait for ever.
-
-    Raises:
-        ValueError: naming what the workers need and what the cluster has.
-    """
-    have = ray.cluster_resources()
-    for name, amount in resources.items():
-        if num_workers * amount > have.get(name, 0):
-            raise ValueError(
-                f"num_workers = {num_workers} need {num_workers * amount:g} {name}, the cluster has"
-                f" {have.get(name, 0):g}"
-            )
+def demand(config: Any, cluster: Cluster | None = None) -> Demand:
+    """What the workers ask of a cluster (the running one, for None)."""
+    is_gpu = ray_setup.loading(config.device, "float32", cluster)["device"] == "cuda"
+    return Demand(
+        "workers",
+        config.num_workers,
+        config.num_workers,
+        cpus=1.0 if is_gpu else CPUS_A_WORKER,
+        gpus=float(is_gpu),
+        parts=[worker_bytes(config)],
+        fewer="--num-workers",
+        smaller="--micro-batch-size, or set --gradient-checkpointing and --deepspeed (stage 3, more workers)",
+    )

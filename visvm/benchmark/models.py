@@ -126,8 +126,7 @@ SIZES = {
 def build(size: Size, *, device: str, dtype: torch.dtype, seed: int = 0) -> tuple[Any, Any]:
     """(model, processor): a policy of ``size`` with random weights."""
     torch.manual_seed(seed)
-    make = {"llava_next": _llava_next, "qwen2_vl": _qwen2_vl}[size.family]
-    config, processor = make(size)
+    config, processor = MAKERS[size.family](size)
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -137,6 +136,11 @@ def build(size: Size, *, device: str, dtype: torch.dtype, seed: int = 0) -> tupl
         torch.set_default_dtype(default)
     model.generation_config = tf.GenerationConfig(eos_token_id=2, bos_token_id=1, pad_token_id=0)
     return model.eval(), processor
+
+
+def configuration(size: Size) -> Any:
+    """The configuration of a policy of ``size``."""
+    return MAKERS[size.family](size)[0]
 
 
 def picture(size: Size, index: int = 0) -> Picture:
@@ -215,3 +219,6 @@ def _qwen2_vl(size: Size) -> tuple[Any, Any]:
         chat_template=_TEMPLATE.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
     )
     return config, processor
+
+
+MAKERS = {"llava_next": _llava_next, "qwen2_vl": _qwen2_vl}

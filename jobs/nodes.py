@@ -1,0 +1,134 @@
+"""What a cluster is made of: nodes with CPUs, GPUs and memory, read from YAML or from the running Ray."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any, NamedTuple
+
+import ray
+from pydantic import Field, model_validator
+
+from visvm.config import Config, load
+
+GB = 10**9
+RAY_SHARE = 0.7  # of a node's memory: Ray keeps the rest for its object store
+CLUSTER_FILE = "VISVM_CLUSTER"
+
+
+class Gpu(NamedTuple):
+    """A GPU by its maker's data sheet: memory in GB, dense bfloat16 TFLOP/s, memory bandwidth in TB/s."""
+
+    memory_gb: float
+    tflops: float
+    tb_per_second: float
+
+
+# By the names of Ray's resource "accelerator_type:NAME". T4 has no bfloat16: its figure is float16's.
+GPUS = {
+    "T4": Gpu(16, 65, 0.32),
+    "A10G": Gpu(24, 70, 0.60),
+    "L4": Gpu(24, 121, 0.30),
+    "RTX-4090": Gpu(24, 165, 1.01),
+    "A100-40G": Gpu(40, 312, 1.56),
+    "L40S": Gpu(48, 362, 0.86),
+    "A100-80G": Gpu(80, 312, 2.04),
+    "H100": Gpu(80, 989, 3.35),
+    "H200": Gpu(141, 989, 4.8),
+    "B200": Gpu(180, 2250, 7.7),
+}
+
+
+class Nodes(Config):
+    """Nodes of one kind."""
+
+    name: str = Field("node", description="name of the group")
+    count: int = Field(1, ge=0, description="nodes of this kind; the most, where a cluster grows by itself")
+    cpus: float = Field(gt=0, description="CPUs that Ray may use")
+    memory_gb: float | None = Field(None, gt=0, description="memory of a node in GB")
+    gpus: int = Field(0, ge=0, description="GPUs of a node")
+    gpu: str | None = Field(None, description="kind of GPU: " + ", ".join(GPUS))
+    gpu_memory_gb: float | None = Field(None, gt=0, description="memory of a GPU in GB, if not its kind's")
+    price_per_hour: float | None = Field(None, ge=0, description="price of a node and hour")
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Nodes:
+        if self.gpu and self.gpu not in GPUS and self.gpu_memory_gb is None:
+            raise ValueError(f"gpu is {self.gpu!r}: expected one of {', '.join(GPUS)}, or give gpu_memory_gb")
+        return self
+
+    @property
+    def gpu_memory(self) -> float | None:
+        """Bytes of one GPU, or None where they are not known."""
+        gb = self.gpu_memory_gb or (GPUS[self.gpu].memory_gb if self.gpu in GPUS else None)
+        return gb * GB if gb else None
+
+    def __str__(self) -> str:
+        gpus = f" with {self.gpus} {self.gpu or 'GPU'}" if self.gpus else ""
+        return f"{self.count} x {self.name} of {self.cpus:g} CPU{gpus}"
+
+
+class Cluster(Config):
+    """All nodes that a job may use."""
+
+    nodes: tuple[Nodes, ...] = Field(min_length=1, description="groups of equal nodes")
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of all nodes."""
+        return sum(group.count * group.gpus for group in self.nodes)
+
+    def __str__(self) -> str:
+        return ", ".join(str(group) for group in self.nodes)
+
+
+def read(path: str) -> Cluster:
+    """A cluster described by a YAML file.
+
+    Raises:
+        ValueError: it cannot be read, or holds an unknown key or an impossible value.
+    """
+    return load(Cluster, path)
+
+
+def running() -> Cluster:
+    """The cluster that this process is connected to; VISVM_CLUSTER=FILE says what it may grow to."""
+    if path := os.environ.get(CLUSTER_FILE):
+        return read(path)
+    alive = [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    kinds = Counter(alive)
+    return Cluster(nodes=tuple(kind.model_copy(update={"count": num}) for kind, num in kinds.items()))
+
+
+def logical_cpus() -> int:
+    """CPUs of a Ray on this machine: twice its cores, as most of a job's processes wait for the others."""
+    return max(4, 2 * (os.cpu_count() or 1))
+
+
+def this_machine() -> Cluster:
+    """What a Ray that a job starts here has; no Ray is started."""
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    node = {
+        "name": "this machine",
+        "cpus": logical_cpus(),
+        "memory_gb": memory / GB,
+        "gpus": len(gpus),
+        "gpu_memory_gb": min(gpu.total_memory for gpu in gpus) / GB if gpus else None,
+    }
+    return Cluster.model_validate({"nodes": [node]})
+
+
+def _node(resources: dict[str, Any]) -> Nodes:
+    """A node by its Ray resources; the memory of a GPU of an unknown kind is not checked."""
+    kinds = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator")]
+    kind = next((name for name in sorted(kinds, key=len, reverse=True) if name in GPUS), None)
+    node = {
+        "cpus": max(resources.get("CPU", 0), 0.001),
+        "memory_gb": resources["memory"] / RAY_SHARE / GB if "memory" in resources else None,
+        "gpus": int(resources.get("GPU", 0)),
+        "gpu": kind,
+    }
+    return Nodes.model_validate(node)

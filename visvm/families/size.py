@@ -1,0 +1,57 @@
+"""How large a vision-language model is, by its configuration alone: no weights are loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from visvm.families import check_supported
+
+# Image tokens of a picture of 640 x 480 where they depend on the picture's shape (as the processors of
+# the published models cut it).
+PICTURE_TOKENS = {"llava_next": 2340, "llava_onevision": 2929, "qwen2_vl": 391, "qwen2_5_vl": 391}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The numbers that memory and time follow from.
+
+    ``token_values`` are the keys and values kept for a token, over all layers; ``picture_tokens`` those
+    of a picture of 640 x 480.
+    """
+
+    num_parameters: int
+    num_layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    token_values: int
+    picture_tokens: int
+
+
+def model_size(config: Any) -> ModelSize:
+    """The size of a VLM by its config object; its layers are laid out on the meta device and counted.
+
+    Raises:
+        ValueError: the model is not of a supported family.
+    """
+    family, text = check_supported(config), config.get_text_config()
+    with torch.device("meta"):
+        model: Any = AutoModelForImageTextToText.from_config(config)
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return ModelSize(
+        num_parameters=sum(weight.numel() for weight in model.parameters()),
+        num_layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        token_values=2 * text.num_hidden_layers * text.num_key_value_heads * head,
+        picture_tokens=PICTURE_TOKENS.get(family) or _square(config.vision_config),
+    )
+
+
+def _square(vision: Any) -> int:
+    return (vision.image_size // vision.patch_size) ** 2
