@@ -74,6 +74,9 @@ class FakePolicy:
             done |= {number: [next(rows) for _ in branches] for number, branches in alike.items()}
         return done
 
+    def cancel(self, number: int) -> None:
+        del self.submitted[number]
+
     def clear(self) -> None:
         self.submitted = {}
 

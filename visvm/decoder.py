@@ -150,6 +150,12 @@ class Decoder:
                 row.states.append(state)
         return self._complete()
 
+    def cancel(self, ticket: int) -> None:
+        """Forget one proposal."""
+        self._leave([i for i, row in enumerate(self.live) if row.ticket == ticket])
+        self.waiting = deque(row for row in self.waiting if row.ticket != ticket)
+        del self.proposals[ticket]
+
     def clear(self) -> None:
         """Forget all proposals."""
         self.live, self.proposals = [], {}

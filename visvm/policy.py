@@ -115,6 +115,10 @@ class SharedPrefixPolicy:
         """Write one token of all candidates that have a row; the proposals complete now, by number."""
         return self.decoder.step()
 
+    def cancel(self, number: int) -> None:
+        """Forget what was submitted under ``number``; its rows are free at once."""
+        self.decoder.cancel(number)
+
     def clear(self) -> None:
         """Forget all that was submitted, and give back the room of pictures that are not open any more.
 

@@ -112,6 +112,10 @@ class Policy(Protocol):
         """Append one candidate to each branch; the given branches stay usable."""
         ...
 
+    def cancel(self, number: int) -> None:
+        """Forget what was submitted under ``number``, which ``step`` has not given yet."""
+        ...
+
     def clear(self) -> None:
         """Forget all that was submitted."""
         ...

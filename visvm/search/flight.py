@@ -3,7 +3,8 @@
 A search is a coroutine that asks a ``Desk`` for candidates and scores. The captions' rows are decoded
 together; one that waits for scores leaves its rows to others, and a new picture is opened as soon as one
 is done. So there is no barrier at the end of a sentence, and no clock: the order of work, and with it
-every result, depends on the requests alone.
+every result, depends on the requests alone. ``fly`` takes a list of requests; ``visvm.search.live`` those
+that come at any time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from visvm.records import Branch, Candidate, Policy, Question, Request, Scorer
+from visvm.records import Branch, Candidate, Policy, Question, Request, Scorer, TraceStep
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
@@ -34,11 +35,16 @@ class Ask(Generic[Answer]):
         return (yield self)
 
 
-class Desk:
-    """Where a search asks, and commits what it has chosen."""
+def ignore(*_: Any) -> None:
+    """Do nothing: for a flight that nobody follows."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+
+class Desk:
+    """Where a search asks, commits what it has chosen, and tells of it."""
+
+    def __init__(self, policy: Policy, tell: Callable[[TraceStep], None] = ignore) -> None:
+        """``tell`` is called with each sentence that is chosen, at once."""
+        self.policy, self.tell = policy, tell
 
     def propose(
         self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
@@ -60,10 +66,21 @@ Write = Callable[[Desk, Branch], Coroutine[Ask[Any], Any, Result]]
 
 @dataclass(eq=False)
 class Flight(Generic[Result]):
-    """A caption in flight, and the place of its request."""
+    """A caption to write by ``write(desk, branch)``, and those who wait for it.
 
-    place: int
-    search: Coroutine[Ask[Any], Any, Result]
+    ``ask`` gets the flight's questions, which ``Tower.answer`` answers. ``land`` is called once there is a
+    ``result`` or an ``error``; what it raises goes through. ``tell`` follows the choices.
+    """
+
+    request: Request
+    write: Write[Result]
+    ask: Callable[[Flight[Result], Sequence[Question]], None]
+    land: Callable[[Flight[Result]], None]
+    tell: Callable[[TraceStep], None] = ignore
+    search: Any = None  # what ``write`` gave, once a branch is open
+    number: int = 0  # of the proposals it waits for
+    result: Result | None = None
+    error: Exception | None = None
 
 
 def fly(
@@ -71,79 +88,142 @@ def fly(
 ) -> list[Result]:
     """``write(desk, branch)`` for each request, side by side; what they return, in order."""
     policy.clear()  # also of what a search that failed has left
-    tower = Tower(policy, scorer, write)
+    tower: Tower[Result] = Tower(policy)
+    together = Together(tower, scorer)
+    flights = [Flight(request, write, together.ask, _raise) for request in requests]
     try:
-        return tower.run(requests)
+        for flight in flights:
+            tower.add(flight)
+        while tower.is_busy:
+            tower.turn()
+            together.answer()
     finally:
         tower.close()
         policy.clear()
+    return [flight.result for flight in flights]  # type: ignore[misc]
 
 
-class Tower(Generic[Result]):
-    """Opens, decodes and scores in turn until every caption is done."""
+def _raise(flight: Flight[Any]) -> None:
+    if flight.error is not None:
+        raise flight.error
 
-    def __init__(self, policy: Policy, scorer: Scorer | None, write: Write[Result]) -> None:
-        self.policy, self.scorer, self.write = policy, scorer, write
-        self.desk = Desk(policy)
-        self.queue: deque[tuple[int, Request]] = deque()
-        self.flights: set[Flight[Result]] = set()
-        self.writing: dict[int, Flight[Result]] = {}
+
+class Together(Generic[Result]):
+    """Answers many captions' questions by one call of a scorer."""
+
+    def __init__(self, tower: Tower[Result], scorer: Scorer | None) -> None:
+        self.tower, self.scorer = tower, scorer
         self.asking: list[tuple[Flight[Result], Sequence[Question]]] = []
-        self.results: dict[int, Result] = {}
 
-    def run(self, requests: Sequence[Request]) -> list[Result]:
-        """The result of each request, in order."""
-        self.queue = deque(enumerate(requests))
-        while self.queue or self.flights:
-            self._open()
-            self._decode()
-            self._score()
-        return [self.results[place] for place in range(len(requests))]
+    def ask(self, flight: Flight[Result], questions: Sequence[Question]) -> None:
+        """Keep the questions for the next call."""
+        self.asking.append((flight, questions))
 
-    def close(self) -> None:
-        """Give up what is not done."""
-        for flight in self.flights:
-            flight.search.close()
-
-    def _open(self) -> None:
-        """Take off as many captions as there is room for."""
-        room = self.policy.num_free
-        waiting = [self.queue[i] for i in range(min(room, len(self.queue)))]
-        if not waiting:
-            return
-        branches = self.policy.open([request for _, request in waiting])
-        assert branches or self.flights, "a picture had no room though none was open"
-        for branch in branches:
-            place, _ = self.queue.popleft()
-            flight = Flight(place, self.write(self.desk, branch))
-            self.flights.add(flight)
-            self._go_on(flight, None)
-
-    def _decode(self) -> None:
-        """One token of every candidate that has a row."""
-        for number, proposals in self.policy.step().items():
-            self._go_on(self.writing.pop(number), proposals)
-
-    def _score(self) -> None:
-        """Answer all questions, once enough captions wait for it or nothing is left to decode."""
-        if not self.asking or (self.writing and len(self.asking) < SCORE_SHARE * len(self.flights)):
+    def answer(self) -> None:
+        """Answer all, once enough captions wait for it or nothing is left to decode."""
+        tower = self.tower
+        if not self.asking or (tower.writing and len(self.asking) < SCORE_SHARE * len(tower.flights)):
             return
         assert self.scorer is not None, "this search needs a scorer"
         asking, self.asking = self.asking, []
         answers = iter(self.scorer.score([one for _, questions in asking for one in questions]))
         for flight, questions in asking:
-            self._go_on(flight, [next(answers) for _ in questions])
+            tower.answer(flight, [next(answers) for _ in questions])
+
+
+class Tower(Generic[Result]):
+    """Opens pictures and decodes for the flights it was given; not thread-safe."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.queue: deque[Flight[Result]] = deque()
+        self.flights: set[Flight[Result]] = set()
+        self.writing: dict[int, Flight[Result]] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are flights that have not landed."""
+        return bool(self.queue or self.flights)
+
+    def add(self, flight: Flight[Result]) -> None:
+        """Open it as soon as there is room."""
+        self.queue.append(flight)
+
+    def turn(self) -> bool:
+        """Open what there is room for, write one token of every candidate that has a row; if any was."""
+        is_useful = self._open(self.policy.num_free) or bool(self.writing)
+        for number, proposals in self.policy.step().items():
+            self._go_on(self.writing.pop(number), proposals)
+        return is_useful
+
+    def answer(self, flight: Flight[Result], answers: list[list[float]]) -> None:
+        """The scores that a flight asked for."""
+        if flight in self.flights:
+            self._go_on(flight, answers)
+
+    def fail(self, flight: Flight[Result], error: Exception) -> None:
+        """End a flight by an error."""
+        if self.cancel(flight):
+            flight.error = error
+            flight.land(flight)
+
+    def cancel(self, flight: Flight[Result]) -> bool:
+        """Give a flight up, with its rows and its place; whether it had not landed."""
+        if flight in self.flights:
+            self.flights.discard(flight)
+            if self.writing.pop(flight.number, None) is not None:
+                self.policy.cancel(flight.number)
+            flight.search.close()
+        elif flight in self.queue:
+            self.queue.remove(flight)
+        else:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give up all that is not done."""
+        for flight in self.flights:
+            flight.search.close()
+
+    def _open(self, room: int) -> bool:
+        """Take off as many flights as there is room for; whether there were any."""
+        waiting = [self.queue[i] for i in range(min(room, len(self.queue)))]
+        if not waiting:
+            return False
+        try:
+            branches = self.policy.open([flight.request for flight in waiting])
+        except Exception as error:
+            if len(waiting) > 1:
+                return self._open(1)  # the one at fault will stand alone
+            self.fail(waiting[0], error)
+            return True
+        assert branches or self.flights, "a picture had no room though none was open"
+        for branch in branches:
+            self._start(self.queue.popleft(), branch)
+        return bool(branches)
+
+    def _start(self, flight: Flight[Result], branch: Branch) -> None:
+        flight.search = flight.write(Desk(self.policy, flight.tell), branch)
+        self.flights.add(flight)
+        self._go_on(flight, None)
 
     def _go_on(self, flight: Flight[Result], answer: Any) -> None:
-        """Answer a search, and note what it asks next, or its result."""
+        """Answer a search, and see to what it asks next, or land it."""
         try:
             ask = flight.search.send(answer)
         except StopIteration as stop:
-            self.flights.discard(flight)
-            self.results[flight.place] = stop.value
-            return
-        if ask.questions:
-            self.asking.append((flight, ask.questions))
+            flight.result = stop.value
+        except Exception as error:
+            flight.error = error
         else:
-            number = self.policy.submit(ask.branches, ask.temperatures, whole=ask.whole)
-            self.writing[number] = flight
+            self._ask(flight, ask)
+            return
+        self.flights.discard(flight)
+        flight.land(flight)
+
+    def _ask(self, flight: Flight[Result], ask: Ask[Any]) -> None:
+        if ask.questions:
+            flight.ask(flight, ask.questions)
+            return
+        flight.number = self.policy.submit(ask.branches, ask.temperatures, whole=ask.whole)
+        self.writing[flight.number] = flight

@@ -1,0 +1,208 @@
+"""Captions that come and go at any time: the same as from a list, each alone at fault, each free at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import tiny
+from tests.fakes import FakePolicy, FakeScorer, request
+from tests.test_flight import SlowPolicy
+from visvm.policy import SharedPrefixPolicy
+from visvm.records import Caption, Question, Request
+from visvm.search import BestOfN, Decode, Stepwise
+from visvm.search.flight import Flight
+from visvm.search.live import EngineFailed, LiveTower
+
+
+class Airline:
+    """Flights of a live tower, answered by a scorer in the tower's thread."""
+
+    def __init__(self, policy: Any, score: Callable[[list[Question]], list[list[float]]]) -> None:
+        self.live, self.score = LiveTower(policy), score
+
+    def book(self, one: Request, search: Any = None, **more: Any) -> tuple[Flight, Future[Caption]]:
+        """A flight on its way, and its caption to come."""
+        future: Future[Caption] = Future()
+
+        def land(flight: Flight) -> None:
+            if flight.error:
+                future.set_exception(flight.error)
+            else:
+                future.set_result(flight.result)
+
+        flight = Flight(one, (search or Stepwise()).write, self._ask, land, **more)
+        self.live.add(flight)
+        return flight, future
+
+    def _ask(self, flight: Flight, questions: list[Question]) -> None:
+        try:
+            self.live.answer(flight, self.score(questions))
+        except ValueError as error:
+            self.live.fail(flight, error)
+
+
+@pytest.fixture
+def airline() -> Iterator[Callable[..., Airline]]:
+    opened: list[Airline] = []
+
+    def make(policy: Any, score: Any = None) -> Airline:
+        opened.append(Airline(policy, score or FakeScorer().score))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.live.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.002)
+
+
+def content(caption: Caption) -> tuple:
+    return caption.request, caption.method, caption.text, caption.values, caption.trace
+
+
+def test_captions_of_mixed_searches_are_those_of_a_list(airline: Any) -> None:
+    searches = [Stepwise(), BestOfN(), Decode(), Stepwise(step_size=2)]
+    requests = [request(str(i % 5), seed=i) for i in range(24)]
+    line = airline(SlowPolicy(num_free=3))
+    booked = [line.book(one, searches[i % 4]) for i, one in enumerate(requests)]
+    for i, (_, future) in enumerate(booked):
+        [alone] = searches[i % 4](FakePolicy(), FakeScorer(), [requests[i]])
+        assert content(future.result(60)) == content(alone)
+
+
+def test_every_choice_is_told_before_the_caption_lands(airline: Any) -> None:
+    steps: list[Any] = []
+    _, future = airline(FakePolicy()).book(request("2"), tell=steps.append)
+    assert future.result(60).trace == tuple(steps)
+
+
+def test_an_error_of_one_is_no_error_of_another(airline: Any) -> None:
+    def score(questions: list[Question]) -> list[list[float]]:
+        if questions[0].picture.id == "nan":
+            return [[float("nan")] * len(one.sentences) for one in questions]
+        if questions[0].picture.id == "bad":
+            raise ValueError("no score")
+        return FakeScorer().score(questions)
+
+    class Picky(FakePolicy):
+        def open(self, requests: Any) -> Any:
+            if any(one.picture.id == "unreadable" for one in requests):
+                raise ValueError("a picture that cannot be opened")
+            return super().open(requests)
+
+    line = airline(Picky(), score)
+    names = ("1", "nan", "2", "unreadable", "bad", "3")
+    futures = {name: line.book(request(name))[1] for name in names}
+    for name, kind in {"nan": FloatingPointError, "unreadable": ValueError, "bad": ValueError}.items():
+        with pytest.raises(kind):
+            futures[name].result(60)
+    assert all(futures[name].result(60).text for name in ("1", "2", "3"))
+    line.live.check(60)
+
+
+def test_a_dead_engine_is_noticed_and_all_its_flights_are_told(airline: Any) -> None:
+    class Dying(FakePolicy):
+        def step(self) -> Any:
+            if self.submitted:
+                raise RuntimeError("CUDA error")
+            return {}
+
+    line = airline(Dying())
+    line.live.check(60)
+    first = line.book(request("1"))[1]
+    with pytest.raises(EngineFailed):
+        first.result(60)
+    with pytest.raises(EngineFailed):
+        line.book(request("2"))[1].result(60)
+    with pytest.raises(EngineFailed, match="RuntimeError"):
+        line.live.check(60)
+
+
+def test_a_stuck_engine_is_noticed_and_an_idle_one_is_not_stuck(airline: Any) -> None:
+    class Stuck(FakePolicy):
+        is_stuck = True
+
+        def step(self) -> Any:
+            while self.submitted and self.is_stuck:
+                time.sleep(0.002)
+            return super().step()
+
+    policy = Stuck()
+    line = airline(policy)
+    time.sleep(0.05)
+    line.live.check(0.04)
+    line.book(request("1"))
+    until(lambda: bool(policy.submitted))
+    time.sleep(0.05)
+    with pytest.raises(EngineFailed, match="stuck"):
+        line.live.check(0.04)
+    policy.is_stuck = False
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> SharedPrefixPolicy:
+    folder: Path = tiny.save("llava", tmp_path_factory.mktemp("models") / "policy")
+    return SharedPrefixPolicy.from_pretrained(str(folder), max_new_tokens=40, max_pictures=3, max_rows=8)
+
+
+def free(policy: SharedPrefixPolicy) -> bool:
+    """Whether nothing is written and no picture open."""
+    decoder = policy.decoder
+    return not (decoder.proposals or decoder.live or decoder.waiting or len(decoder.rows)) and (
+        policy.engine.pictures.num_used == 0
+    )
+
+
+def test_rows_and_picture_of_one_given_up_are_free_at_once(airline: Any, policy: SharedPrefixPolicy) -> None:
+    line = airline(policy)
+    requests = [Request(tiny.picture(i), "Describe it.") for i in range(6)]
+    flights = [line.book(one, Decode(temperature=1.0))[0] for one in requests]
+    until(lambda: len(policy.decoder.rows) == 3)
+    for flight in flights:
+        line.live.cancel(flight)
+    until(lambda: free(policy))
+    [expected] = Stepwise()(policy, FakeScorer(), requests[:1])  # the engine's thread sleeps
+    _, future = line.book(requests[0])
+    assert future.result(60).text == expected.text
+    until(lambda: free(policy))
+
+
+def test_one_given_up_while_it_waits_for_scores_leaves_nothing(
+    airline: Any, policy: SharedPrefixPolicy
+) -> None:
+    asked: list[Any] = []
+
+    class Silent(Airline):
+        def _ask(self, flight: Flight, questions: list[Question]) -> None:
+            asked.append(flight)
+
+    line = Silent(policy, FakeScorer().score)
+    flight, future = line.book(Request(tiny.picture(1), "Describe it."))
+    until(lambda: asked == [flight])
+    assert policy.engine.pictures.num_used == 1
+    line.live.cancel(flight)
+    until(lambda: free(policy))
+    line.live.answer(flight, [[0.5]])
+    line.live.close()
+    assert not future.done()
+
+
+def test_a_request_bounds_its_own_tokens_and_not_the_draws(policy: SharedPrefixPolicy) -> None:
+    search = Decode(name="sample", temperature=1.0)
+    one = Request(tiny.picture(4), "Describe it.", 3)
+    [long] = search(policy, None, [one])
+    for most in (1, 9):
+        [short] = search(policy, None, [Request(one.picture, one.prompt, one.seed, max_tokens=most)])
+        assert short.cost.num_generated_tokens == min(most, long.cost.num_generated_tokens)
+        assert long.text.startswith(short.text.rstrip("\ufffd"))
