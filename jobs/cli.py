@@ -11,6 +11,7 @@ VERBS = {
     "train-value": "rollouts -> vision value model, by TD learning",
     "caption": "images -> captions by greedy, sample, best_of_n, prm, visvm, mcts, ...",
     "finetune": "captions -> fine-tuned policy (full-parameter SFT)",
+    "serve": "the endpoint: OpenAI's chat completions, guided by search",
     "evaluate": "captions -> CHAIR, recall and length with intervals",
     "self-train": "generate, train, caption, finetune, evaluate; again",
     "world": "make pictures of the embedded world, or train its models from nothing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,14 @@ def draw(*parts: object) -> int:
 
 def request(image_id: str = "1", *, prompt: str = "Describe.", seed: int = 0) -> Request:
     return Request(Picture(image_id, f"{image_id}.png", image_id, Image.new("RGB", (2, 2))), prompt, seed)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread or process does; fail after a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.002)
 
 
 @dataclass(frozen=True)

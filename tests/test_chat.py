@@ -73,7 +73,7 @@ def test_options_of_the_search_and_the_limits_that_cut_them() -> None:
         ({"n": 9}, "n", 400),
         ({"visvm": {"method": "visvm"}}, "visvm.method", 400),
         ({"visvm": {"step_size": 100}}, "visvm", 400),
-        ({"visvm": {"step_size": 2}, "n": 6}, "visvm", 400),
+        ({"visvm": {"step_size": 4}, "n": 7}, "visvm", 400),
         ({"visvm": {"method": "mcts", "simulations": 10**12}}, "visvm", 400),
     ],
 )
@@ -117,7 +117,7 @@ def test_what_cannot_be_read_names_its_field_alone(fields: dict[str, Any]) -> No
 
 def written(one: Order) -> Written:
     [caption] = search_of(one)(FakePolicy(), FakeScorer(), [request("5")])
-    return Written.of(0, caption)
+    return Written.of(0, caption, trace=True)
 
 
 def test_a_completion_has_openais_fields_and_the_trace_if_asked() -> None:
@@ -170,5 +170,5 @@ def test_models_name_the_methods_that_are_served_the_default_first() -> None:
 
 def test_a_step_is_its_sentence_and_its_row() -> None:
     [caption] = search_of(order(body("?")))(FakePolicy(), FakeScorer(), [request("5")])
-    step = step_of(2, caption.trace[0])
+    step = step_of(2, caption.trace[0], trace=True)
     assert (step.index, step.text, step.step) == (2, caption.sentences[0], caption.trace[0].row())

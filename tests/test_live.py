@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import tiny
-from tests.fakes import FakePolicy, FakeScorer, request
+from tests.fakes import FakePolicy, FakeScorer, request, until
 from tests.test_flight import SlowPolicy
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Caption, Question, Request
@@ -58,13 +58,6 @@ def airline() -> Iterator[Callable[..., Airline]]:
     yield make
     for one in opened:
         one.live.close()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.002)
 
 
 def content(caption: Caption) -> tuple:

@@ -19,7 +19,7 @@ class ChatError(Exception):
         retry_after: int | None = None,
     ) -> None:
         """``param`` is the field at fault; ``retry_after`` in seconds."""
-        super().__init__(status, message, code, param, retry_after)
+        super().__init__(status, message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after = retry_after
 

@@ -25,7 +25,7 @@ class ChatLimits(Config):
 
     max_tokens: int = Field(512, ge=1, description="tokens a caption; a request for more gets so many")
     max_sentences: int = Field(64, ge=1, description="sentences a caption; a request for more gets so many")
-    max_candidates: int = Field(64, ge=1, description="candidates a sentence, over all n captions")
+    max_candidates: int = Field(128, ge=1, description="candidates a sentence, over all n captions")
     max_n: int = Field(8, ge=1, description="captions")
     max_prompt_chars: int = Field(4000, ge=1, description="characters of the prompt")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from visvm.chat.errors import ChatError
 from visvm.chat.request import MODELS
 from visvm.records import Caption, TraceStep
 
@@ -17,11 +18,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """A sentence of caption ``index`` as it was chosen, and the row of its trace."""
+    """A sentence of caption ``index`` as it was chosen, and its row of the trace if that is asked for."""
 
     index: int
     text: str
-    step: Row
+    step: Row | None
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Written:
     cost: Row
 
     @classmethod
-    def of(cls, index: int, caption: Caption) -> Written:
-        """Of ``caption``, without its picture."""
+    def of(cls, index: int, caption: Caption, *, trace: bool) -> Written:
+        """Of ``caption``, without its picture, and without its trace unless that is asked for."""
         chosen = [len(step.candidates[step.choice].token_ids) for step in caption.trace]
         cost = caption.cost
         return cls(
@@ -50,7 +51,7 @@ class Written:
             text=caption.text,
             sentences=caption.sentences,
             values=caption.values,
-            trace=[step.row() for step in caption.trace],
+            trace=[step.row() for step in caption.trace] if trace else [],
             finish_reason=caption.finish_reason,
             num_prompt_tokens=cost.num_prompt_tokens,
             num_tokens=sum(chosen) if chosen else cost.num_generated_tokens,
@@ -62,9 +63,13 @@ class Written:
         )
 
 
-def step_of(index: int, step: TraceStep) -> Step:
+Event = Step | Written | ChatError
+"""What is told while captions are written; an error ends it."""
+
+
+def step_of(index: int, step: TraceStep, *, trace: bool) -> Step:
     """A chosen sentence of caption ``index``."""
-    return Step(index, step.candidates[step.choice].text, step.row())
+    return Step(index, step.candidates[step.choice].text, step.row() if trace else None)
 
 
 @dataclass(frozen=True)

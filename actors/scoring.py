@@ -1,0 +1,88 @@
+"""Scores from afar: what a scorer's replicas hold, and how a policy asks them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.lost import persist
+from visvm.images import decode
+from visvm.records import Picture, Question, Scorer
+
+NUM_TRIES = 20  # with the waits between them: as long as a replica takes to be replaced
+Scores = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Query:
+    """Questions about one picture, named by its content; its file's ``data`` only where it is asked for."""
+
+    key: str
+    questions: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[bool, ...]], ...]
+    data: bytes | None = None
+
+    def about(self, picture: Picture) -> list[Question]:
+        """The questions, with the picture."""
+        return [Question(picture, *fields) for fields in self.questions]
+
+
+class ScorerReplica:
+    """A ``Scorer`` for many policies. The last ``max_pictures`` it was sent stay known by their content."""
+
+    def __init__(self, scorer: Scorer, *, max_pictures: int) -> None:
+        self.scorer, self.max_pictures = scorer, max_pictures
+        self.pictures: OrderedDict[str, Picture] = OrderedDict()
+
+    def score(self, queries: Sequence[Query]) -> list[Scores | Exception | None]:
+        """For each query its scores; None where the picture's data is needed; or what went wrong with it."""
+        for query in queries:
+            self._see(query)
+        known = [i for i, query in enumerate(queries) if query.key in self.pictures]
+        answers: list[Scores | Exception | None] = [None] * len(queries)
+        for i, answer in zip(known, self._answer([queries[i] for i in known]), strict=True):
+            answers[i] = answer
+        while len(self.pictures) > self.max_pictures:
+            self.pictures.popitem(last=False)
+        return answers
+
+    def _see(self, query: Query) -> None:
+        if query.data is not None and query.key not in self.pictures:
+            self.pictures[query.key] = decode(query.data, id=query.key, uri="the picture")
+        if query.key in self.pictures:
+            self.pictures.move_to_end(query.key)
+
+    def _answer(self, queries: Sequence[Query]) -> list[Scores | Exception]:
+        """One pass for all; if that fails, one for each, so that one alone is at fault."""
+        questions = [query.about(self.pictures[query.key]) for query in queries]
+        try:
+            scores = iter(self.scorer.score([one for part in questions for one in part]))
+        except Exception as error:
+            if len(queries) == 1:
+                return [error]
+            return [self._answer([query])[0] for query in queries]
+        return [[next(scores) for _ in part] for part in questions]
+
+
+class RemoteScorer:
+    """Asks the replica that is likely to know the picture; sends the picture only if that does not."""
+
+    def __init__(self, handle: Any) -> None:
+        """``handle`` of a deployment that routes by session id, and whose ``score`` takes a ``Query``."""
+        self.handle = handle
+
+    async def score(self, questions: Sequence[Question], data: bytes) -> Scores:
+        """The scores of questions about the one picture that ``data`` is the file of."""
+        key = questions[0].picture.content_hash
+        fields = tuple((one.prompt, one.prefix, one.sentences, one.ended) for one in questions)
+        handle = self.handle.options(session_id=key)
+
+        async def ask() -> Scores:
+            scores = await handle.score.remote(Query(key, fields))
+            if scores is None:
+                scores = await handle.score.remote(Query(key, fields, data))
+            assert scores is not None, "a picture was sent and is not known"
+            return scores
+
+        return await persist(ask, num_tries=NUM_TRIES)
