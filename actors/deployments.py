@@ -107,6 +107,10 @@ class _Scoring:
             raise answer
         return answer
 
+    async def known(self) -> list[str]:
+        """The content hashes of the pictures that this replica has."""
+        return list(self.replica.pictures)
+
 
 @serve.deployment(name="Value", request_router_config=BY_PICTURE)
 class Value(_Scoring):

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
+from actors import page
 from actors.counters import Counting
 from actors.gate import Gate, respond
 from actors.service import ChatService
 from visvm.chat import DONE, ChatError, ChatRequest, Order, Reply, Step, Written, invalid, model_list, sse
 
 Row = dict[str, Any]
-PAGE = Path(__file__).with_name("page.html")
-PAGE_HEADERS = {
-    # All that the page needs is in it; what it shows comes from here or from the visitor's own file.
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
-    " img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the request cannot be served as it is"},
@@ -76,10 +68,8 @@ def _add_routes(app: FastAPI, service: ChatService) -> None:
         return Response(service.counters.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", response_model=None, include_in_schema=False)
-    async def page() -> Response:
-        if not PAGE.exists():
-            raise ChatError(404, "this server has no page")
-        return FileResponse(PAGE, headers=PAGE_HEADERS)
+    async def index() -> Response:
+        return HTMLResponse(page.html(), headers=page.headers())
 
 
 async def complete(service: ChatService, request: ChatRequest) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "notes.txt").write_text("ignored")
     return folder
+
+
+@pytest.fixture(scope="session")
+def endpoint(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The world's models behind a real endpoint, with a value model that knows nothing; see tests/serving."""
+    from tests.serving import start
+
+    yield from start(tmp_path_factory.mktemp("endpoint"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.fakes import FakePolicy, FakeScorer, request, until
 from tests.test_flight import SlowPolicy
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Caption, Question, Request
-from visvm.search import BestOfN, Decode, Stepwise
+from visvm.search import MCTS, BestOfN, Decode, Stepwise
 from visvm.search.flight import Flight
 from visvm.search.live import EngineFailed, LiveTower
 
@@ -169,6 +171,33 @@ def test_rows_and_picture_of_one_given_up_are_free_at_once(airline: Any, policy:
     _, future = line.book(requests[0])
     assert future.result(60).text == expected.text
     until(lambda: free(policy))
+
+
+def test_a_tree_given_up_is_gone_without_the_garbage_collector(airline: Any) -> None:
+    opened: list[Any] = []
+
+    class Watched(FakePolicy):
+        def commit(self, branches: Any, chosen: Any) -> Any:
+            result = super().commit(branches, chosen)
+            opened.extend(weakref.ref(branch) for branch in result)
+            return result
+
+    class Tiring(Airline):
+        def _ask(self, flight: Flight, questions: list[Question]) -> None:
+            if len(opened) < 5:
+                super()._ask(flight, questions)
+
+    gc.disable()
+    try:
+        line = Tiring(Watched(end_one_in=50), FakeScorer().score)
+        flight, _ = line.book(request("1"), MCTS())
+        until(lambda: len(opened) == 5)
+        assert any(branch() for branch in opened)
+        line.live.cancel(flight)
+        until(lambda: not any(branch() for branch in opened))
+    finally:
+        gc.enable()
+        line.live.close()
 
 
 def test_one_given_up_while_it_waits_for_scores_leaves_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import ReferenceType, ref
 
 from visvm.records import Branch, Candidate, Caption
 from visvm.search.draft import (
@@ -23,16 +24,23 @@ from visvm.search.flight import Desk
 
 @dataclass(eq=False)
 class Node:
-    """A sentence in the tree: its reward and the mean value of the paths that went through it."""
+    """A sentence in the tree: its reward and the mean value of the paths that went through it.
+
+    It refers to the node ``above`` it weakly: a tree that is given up must free its picture at once.
+    """
 
     reward: float
     candidate: Candidate | None = None
-    parent: Node | None = None
+    above: ReferenceType[Node] | None = None
     branch: Branch | None = None
     candidates: Sequence[Candidate] = ()
     children: list[Node] = field(default_factory=list)
     total: float = 0.0
     visits: int = 1
+
+    @property
+    def parent(self) -> Node | None:
+        return self.above() if self.above else None
 
     @property
     def value(self) -> float:
@@ -113,7 +121,7 @@ def _next_root(draft: Draft, root: Node) -> Node:
     An expanded child has a branch already, and its candidates belong to that one.
     """
     child = root.children[draft.trace[-1].choice]
-    child.parent = None
+    child.above = None
     child.branch = draft.branch = child.branch or draft.branch
     return child
 
@@ -131,5 +139,5 @@ def _grow(leaf: Node, candidates: Sequence[Candidate], rewards: Sequence[float])
     leaf.candidates = candidates
     known: dict[tuple[str, bool], Node] = {}
     for candidate, reward in zip(candidates, rewards, strict=True):
-        node = Node(reward=reward, candidate=candidate, parent=leaf, total=reward)
+        node = Node(reward=reward, candidate=candidate, above=ref(leaf), total=reward)
         leaf.children.append(known.setdefault((candidate.text, candidate.ended), node))
