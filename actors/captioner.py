@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ray.exceptions import RayTaskError
-
-from actors.lost import RETRY_AFTER, is_lost
+from actors.lost import refusal
 from actors.scoring import RemoteScorer
 from visvm.chat import ChatError, Event, Order, Written, search_of, step_of
 from visvm.images import decode
@@ -22,8 +19,6 @@ from visvm.search.live import EngineFailed, LiveTower
 
 if TYPE_CHECKING:
     from visvm.policy import SharedPrefixPolicy
-
-logger = logging.getLogger(__name__)
 
 
 class Captioner:
@@ -144,15 +139,3 @@ class Errand:
             self.live.answer(flight, await self.scorer.score(questions, self.data))
         except Exception as error:
             self.live.fail(flight, error)
-
-
-def refusal(error: Exception) -> ChatError:
-    """What a client is told of a search that failed; a ``ChatError`` stays what it is."""
-    if isinstance(error, ChatError):
-        return error
-    if is_lost(error):
-        return ChatError(503, "the models are not there at the moment", retry_after=RETRY_AFTER)
-    if isinstance(error, ValueError) and not isinstance(error, RayTaskError):
-        return ChatError(400, f"this request cannot be served: {error}")
-    logger.error("a search failed: %s", type(error).__name__)
-    return ChatError(500, f"the search failed: {type(error).__name__}")

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from actors.counters import Counters
-from actors.lost import LOST, RETRY_AFTER, is_lost
+from actors.lost import LOST, RETRY_AFTER, is_lost, refusal
 from visvm.chat import ChatError, ChatLimits, ChatRequest, Event, Order, Step, Written, read_order
 from visvm.fetch import FetchError, Limits, fetch
 
 Answer = TypeVar("Answer")
-NUM_TRIES = 4  # a request that kills what it meets ends with the fourth replica
+WAITS = (0.2, 2.0, 10.0)  # seconds between tries; a request that kills what it meets ends with the fourth
 Write = Callable[[Order, bytes, bool], AsyncIterator[Event]]
 
 
@@ -40,6 +40,7 @@ class ChatService:
     settings: Settings
     counters: Counters = field(default_factory=Counters)
     num_requests: int = 0
+    waits: tuple[float, ...] = WAITS
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -91,7 +92,7 @@ class ChatService:
     ) -> AsyncGenerator[Step | Written, None]:
         """If a replica is lost, another one writes the same, and what was told is skipped."""
         told: dict[int, list[str]] = defaultdict(list)
-        for attempt in range(NUM_TRIES):
+        for wait in (*self.waits, None):
             seen: dict[int, int] = defaultdict(int)
             try:
                 async for event in self.write(order, data, follow):
@@ -101,10 +102,9 @@ class ChatService:
                         yield event
                 return
             except LOST as error:
-                if not is_lost(error):
-                    raise
-            await asyncio.sleep(0.1 * 2**attempt)
-        raise ChatError(503, "the models are not there at the moment", retry_after=RETRY_AFTER)
+                if wait is None or not is_lost(error):
+                    raise refusal(error) from None
+            await asyncio.sleep(wait or 0)
 
 
 async def _in_time(answer: Awaitable[Answer], deadline: float) -> Answer:

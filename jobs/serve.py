@@ -35,7 +35,7 @@ from visvm.value import check_value_model
 NAME = "visvm"
 KEYS = "VISVM_API_KEYS"
 METRICS_SECONDS = 2
-HEALTH_SECONDS = 5
+HEALTH_SECONDS = 2
 BODY_BESIDE_PICTURE = 2**20
 logger = logging.getLogger(__name__)
 

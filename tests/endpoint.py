@@ -79,7 +79,7 @@ class Local:
             "seconds": 60.0,
             "max_body_bytes": 100_000,
         }
-        self.service = ChatService(self.write, Settings(**fields | settings))
+        self.service = ChatService(self.write, Settings(**fields | settings), waits=(0, 0, 0))
         self.client = TestClient(make_app(self.service), raise_server_exceptions=False)
 
     async def write(self, order: Order, data: bytes, follow: bool) -> AsyncIterator[Event]:
