@@ -23,6 +23,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the request cannot be served as it is"},
     401: {"description": "a valid API key is needed"},
     404: {"description": "no such model"},
+    408: {"description": "the request took too long to come in"},
     413: {"description": "the request or its picture is too large"},
     503: {"description": "too many requests, or models that are being replaced: try again"},
     504: {"description": "not done before the deadline"},
@@ -32,11 +33,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def make_app(service: ChatService) -> FastAPI:
     """The application that serves ``service``."""
     app = FastAPI(title="visvm", docs_url=None, redoc_url=None)
-    app.add_middleware(
-        Gate,  # type: ignore[arg-type]
-        key_hashes=service.settings.key_hashes,
-        max_bytes=service.settings.max_body_bytes,
-    )
+    app.add_middleware(Gate, service=service)  # type: ignore[arg-type]
     app.add_middleware(Counting, counters=service.counters)  # type: ignore[arg-type]
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

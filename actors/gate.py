@@ -1,73 +1,78 @@
-"""What stands before the application: keys and the size of bodies, checked before anything is parsed."""
+"""What stands before the application: keys, places and bodies, checked before anything is parsed."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
-from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors.service import ChatService
 from visvm.chat import ChatError
+
+OPEN = ("/", "/healthz", "/metrics", "/openapi.json")  # no key is needed for
 
 
 class Gate:
-    """ASGI middleware: /v1 needs one of the keys, if there are any; no body has more than ``max_bytes``.
+    """ASGI middleware: keys; places for so many chats at a time; bodies bounded in size and time.
 
-    ``key_hashes`` are hex SHA-256 digests; digests are compared in constant time.
+    A request that is refused is refused before its body is read.
     """
 
-    def __init__(self, app: ASGIApp, *, key_hashes: Sequence[str], max_bytes: int) -> None:
-        self.app, self.key_hashes, self.max_bytes = app, tuple(key_hashes), max_bytes
+    def __init__(self, app: ASGIApp, *, service: ChatService) -> None:
+        self.app, self.service, self.settings = app, service, service.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        if refused := self._refusal(scope["path"], headers):
-            await respond(refused)(scope, receive, send)
-            return
-        body = await _read(receive, self.max_bytes)
-        if body is None:
-            await respond(self._too_large())(scope, receive, send)
-            return
-        await self.app(scope, _replayed(body, receive), send)
+        try:
+            self._check(scope)
+            with self.service.admitted() if scope["method"] == "POST" else nullcontext():
+                body = await self._body(receive)
+                await self.app(scope, _replayed(body, receive), send)
+        except ChatError as error:  # the application answers its own
+            await respond(error)(scope, receive, send)
 
-    def _refusal(self, path: str, headers: dict[bytes, bytes]) -> ChatError | None:
-        if path.startswith("/v1/") and self.key_hashes and not self._has_key(headers):
-            return ChatError(
-                401, "a valid API key is needed (Authorization: Bearer KEY)", code="invalid_api_key"
-            )
+    def _check(self, scope: Scope) -> None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self.settings.key_hashes and scope["path"] not in OPEN and not self._has_key(headers):
+            what = "a valid API key is needed (Authorization: Bearer KEY)"
+            raise ChatError(401, what, code="invalid_api_key")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            return ChatError(400, "Content-Length is no number")
-        return self._too_large() if int(length[:20]) > self.max_bytes else None
+            raise ChatError(400, "Content-Length is no number")
+        if int(length[:20]) > self.settings.max_body_bytes:
+            raise self._too_large()
+
+    async def _body(self, receive: Receive) -> bytes:
+        body, has_more = bytearray(), True
+        try:
+            async with asyncio.timeout(self.settings.seconds):
+                while has_more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    has_more = message.get("more_body", False)
+                    if len(body) > self.settings.max_body_bytes:
+                        raise self._too_large()
+        except TimeoutError:
+            raise ChatError(408, f"the request took more than {self.settings.seconds:g} seconds") from None
+        return bytes(body)
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         given = hash_key(key.strip())
         # All are compared, so that the time does not tell which was alike.
-        matches = [hmac.compare_digest(given, known) for known in self.key_hashes]
+        matches = [hmac.compare_digest(given, known) for known in self.settings.key_hashes]
         return scheme.lower() == b"bearer" and any(matches)
 
     def _too_large(self) -> ChatError:
-        return ChatError(413, f"a request may have at most {self.max_bytes} bytes")
-
-
-async def _read(receive: Receive, max_bytes: int) -> bytes | None:
-    """A request's whole body; None as soon as it has more than ``max_bytes``."""
-    body, has_more = bytearray(), True
-    while has_more:
-        message = await receive()
-        body += message.get("body", b"")
-        has_more = message.get("more_body", False)
-        if len(body) > max_bytes:
-            return None
-    return bytes(body)
+        return ChatError(413, f"a request may have at most {self.settings.max_body_bytes} bytes")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

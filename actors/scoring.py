@@ -37,21 +37,24 @@ class ScorerReplica:
 
     def score(self, queries: Sequence[Query]) -> list[Scores | Exception | None]:
         """For each query its scores; None where the picture's data is needed; or what went wrong with it."""
-        for query in queries:
-            self._see(query)
+        answers: list[Scores | Exception | None] = [self._see(query) for query in queries]
         known = [i for i, query in enumerate(queries) if query.key in self.pictures]
-        answers: list[Scores | Exception | None] = [None] * len(queries)
         for i, answer in zip(known, self._answer([queries[i] for i in known]), strict=True):
             answers[i] = answer
         while len(self.pictures) > self.max_pictures:
             self.pictures.popitem(last=False)
         return answers
 
-    def _see(self, query: Query) -> None:
-        if query.data is not None and query.key not in self.pictures:
-            self.pictures[query.key] = decode(query.data, id=query.key, uri="the picture")
+    def _see(self, query: Query) -> Exception | None:
+        """Know the query's picture from now on; the error if it is none."""
+        try:
+            if query.data is not None and query.key not in self.pictures:
+                self.pictures[query.key] = decode(query.data, id=query.key, uri="the picture")
+        except ValueError as error:
+            return error
         if query.key in self.pictures:
             self.pictures.move_to_end(query.key)
+        return None
 
     def _answer(self, queries: Sequence[Query]) -> list[Scores | Exception]:
         """One pass for all; if that fails, one for each, so that one alone is at fault."""

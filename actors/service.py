@@ -72,20 +72,19 @@ class ChatService:
             ChatError: whatever went wrong, with its status.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.seconds
-        with self.admitted():
-            try:
-                data = await _in_time(fetch(order.url, self.settings.fetch), deadline)
-                async with aclosing(self._persistently(order, data, follow)) as events:
-                    # The task that reads may change from event to event, so each has a timer of its own.
-                    while event := await _in_time(anext(events, None), deadline):
-                        if isinstance(event, Written):
-                            self.counters.add(event)
-                        yield event
-            except FetchError as error:
-                raise ChatError(error.status, str(error), param="messages", code="invalid_image") from None
-            except TimeoutError:
-                what = f"not done within {self.settings.seconds:g} seconds"
-                raise ChatError(504, what, code="deadline_exceeded") from None
+        try:
+            data = await _in_time(fetch(order.url, self.settings.fetch), deadline)
+            async with aclosing(self._persistently(order, data, follow)) as events:
+                # The task that reads may change from event to event, so each has a timer of its own.
+                while event := await _in_time(anext(events, None), deadline):
+                    if isinstance(event, Written):
+                        self.counters.add(event)
+                    yield event
+        except FetchError as error:
+            raise ChatError(error.status, str(error), param="messages", code="invalid_image") from None
+        except TimeoutError:
+            what = f"not done within {self.settings.seconds:g} seconds"
+            raise ChatError(504, what, code="deadline_exceeded") from None
 
     async def _persistently(
         self, order: Order, data: bytes, follow: bool

@@ -160,6 +160,20 @@ def is_idle(app: Local) -> bool:
     return not app.captioner.live.tower.is_busy and app.service.num_requests == 0
 
 
+def test_a_body_that_does_not_come_in_ends_at_the_deadline(local: Any) -> None:
+    app, sent = local(seconds=0.05), []
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    asyncio.run(app.client.app(scope, receive, send))
+    assert sent[0]["status"] == 408 and is_idle(app)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_ends_a_request_and_frees_what_it_held(local: Any, stream: bool) -> None:
     scorer = Held()
