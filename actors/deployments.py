@@ -40,6 +40,10 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self.service)
 
+    async def drain(self) -> None:
+        """As ``ChatService.drain``."""
+        await self.service.drain()
+
     async def _write(self, order: Order, data: bytes, follow: bool) -> AsyncIterator[Event]:
         events: Any = self.policy.write.remote(order, data, follow)
         try:

@@ -57,6 +57,8 @@ def _add_routes(app: FastAPI, service: ChatService) -> None:
     @app.get("/healthz")
     async def health() -> dict[str, str]:
         """Whether this endpoint takes requests."""
+        if not service.is_open:
+            raise ChatError(503, "this server is being stopped", code="stopping")
         return {"status": "ok"}
 
     @app.get("/metrics", response_model=None)

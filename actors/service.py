@@ -41,14 +41,17 @@ class ChatService:
     counters: Counters = field(default_factory=Counters)
     num_requests: int = 0
     waits: tuple[float, ...] = WAITS
+    is_open: bool = True
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """A place among those served.
 
         Raises:
-            ChatError: 503, all places are taken.
+            ChatError: 503, all places are taken, or the service is being ended.
         """
+        if not self.is_open:
+            raise ChatError(503, "this server is being stopped", retry_after=RETRY_AFTER, code="stopping")
         if self.num_requests >= self.settings.max_requests:
             raise ChatError(
                 503, "too many requests at the moment", retry_after=RETRY_AFTER, code="overloaded"
@@ -60,6 +63,12 @@ class ChatService:
         finally:
             self.num_requests -= 1
             self.counters.in_flight.set(self.num_requests)
+
+    async def drain(self) -> None:
+        """Take no more requests, and wait for those that were taken."""
+        self.is_open = False
+        while self.num_requests:
+            await asyncio.sleep(0.1)
 
     def read(self, request: ChatRequest) -> Order:
         """What a request asks for; ``ChatError`` if that is not served."""

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ NAME = "visvm"
 KEYS = "VISVM_API_KEYS"
 METRICS_SECONDS = 2
 HEALTH_SECONDS = 2
+SECONDS_TO_SEND = 0.5  # for the proxy, after the last response is handed to it
 BODY_BESIDE_PICTURE = 2**20
 logger = logging.getLogger(__name__)
 
@@ -243,16 +245,26 @@ def work(config: ServeConfig) -> dict[str, Any]:
     """Serve until interrupted; requests that are being served are finished first."""
     find_models(config)
     read_keys(config.api_keys)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     ray_setup.start()
     start(config)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own when it starts
+        signal.signal(number, lambda *_: stop.set())
     logger.info("serving on http://%s:%d", config.host, config.port)
     stop.wait()
-    logger.info("finishing the requests that are being served")
-    serve.shutdown()
+    end(config.seconds)
     return {}
+
+
+def end(seconds: float) -> None:
+    """Take no more requests, finish those that were taken, within so many seconds, and shut Serve down."""
+    logger.info("finishing the requests that are being served")
+    try:
+        serve.get_app_handle(NAME).broadcast("drain").results(timeout_s=seconds)
+    except TimeoutError:
+        logger.warning("not all were finished within %g seconds", seconds)
+    time.sleep(SECONDS_TO_SEND)
+    serve.shutdown()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -18,7 +19,8 @@ from tests.fakes import FakePolicy, FakeScorer
 from visvm.chat import ChatLimits, Event, Order, served_methods
 from visvm.fetch import Limits
 from visvm.images import decode
-from visvm.records import Picture, Question
+from visvm.records import Picture, Question, Request
+from visvm.search import SearchConfig, make_search
 
 PROMPT = "Describe the secret picture."
 
@@ -97,3 +99,24 @@ class Local:
 def picture(data: bytes) -> Picture:
     """The picture as the endpoint reads it."""
     return decode(data, id="picture", uri="the picture")
+
+
+def expected(data: dict[str, Any], image: bytes, method: str = "prm", seed: int = 0) -> str:
+    prompt = data["messages"][0]["content"][1]["text"]
+    [caption] = make_search(method, SearchConfig())(
+        FakePolicy(), FakeScorer(), [Request(picture(image), prompt, seed)]
+    )
+    return caption.text
+
+
+@pytest.fixture
+def local() -> Iterator[Callable[..., Local]]:
+    opened: list[Local] = []
+
+    def make(*args: Any, **settings: Any) -> Local:
+        opened.append(Local(*args, **settings))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()

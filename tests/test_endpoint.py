@@ -3,43 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
 
 from actors.gate import hash_key
-from tests.endpoint import Local, LocalScorer, body, chunks, picture, png, said
-from tests.fakes import FakePolicy, FakeScorer, until
-from visvm.chat import ChatRequest, Event, Order
-from visvm.records import Question, Request
-from visvm.search import SearchConfig, make_search
-from visvm.search.live import EngineFailed
+from tests.endpoint import Local, LocalScorer, body, chunks, expected, local, png, said
+from tests.fakes import until
+from visvm.chat import ChatRequest
 
-
-@pytest.fixture
-def local() -> Iterator[Callable[..., Local]]:
-    opened: list[Local] = []
-
-    def make(*args: Any, **settings: Any) -> Local:
-        opened.append(Local(*args, **settings))
-        return opened[-1]
-
-    yield make
-    for one in opened:
-        one.close()
-
-
-def expected(data: dict[str, Any], image: bytes, method: str = "prm", seed: int = 0) -> str:
-    prompt = data["messages"][0]["content"][1]["text"]
-    [caption] = make_search(method, SearchConfig())(
-        FakePolicy(), FakeScorer(), [Request(picture(image), prompt, seed)]
-    )
-    return caption.text
+__all__ = ["local"]
 
 
 def test_captions_are_those_of_the_search(local: Any) -> None:
@@ -156,6 +131,22 @@ def test_more_than_may_wait_are_told_to_come_again(local: Any) -> None:
         assert app.chat(body(png())).status_code == 200
 
 
+def test_a_service_that_ends_finishes_what_it_took_and_takes_no_more(local: Any) -> None:
+    scorer = Held()
+    app = local(scorer=scorer)
+    with app.client as client, ThreadPoolExecutor(2) as pool:
+        taken = pool.submit(app.chat, body(png()))
+        until(lambda: scorer.num_asked == 1)
+        ended = pool.submit(client.portal.call, app.service.drain)
+        until(lambda: not app.service.is_open)
+        refused, health = app.chat(body(png())), client.get("/healthz")
+        is_early = ended.done()
+        scorer.go.set()
+        assert taken.result().status_code == 200 and not is_early
+        ended.result()
+    assert refused.status_code == health.status_code == 503
+
+
 def is_idle(app: Local) -> bool:
     return not app.captioner.live.tower.is_busy and app.service.num_requests == 0
 
@@ -200,78 +191,6 @@ def test_a_client_that_leaves_frees_what_it_held(local: Any) -> None:
 
     asyncio.run(leave())
     until(lambda: is_idle(app))
-
-
-class Mortal(Local):
-    """Its policy is lost after ``lives[i]`` events of the i-th try."""
-
-    def __init__(self, *lives: int, error: Exception | None = None, **settings: Any) -> None:
-        self.lives = list(lives)
-        self.error = error or ActorDiedError()
-        super().__init__(**settings)
-
-    async def write(self, order: Order, data: bytes, follow: bool) -> AsyncIterator[Event]:
-        life = self.lives.pop(0) if self.lives else None
-        async for event in super().write(order, data, follow):
-            if life == 0:
-                raise self.error
-            life = None if life is None else life - 1
-            yield event
-
-
-@pytest.mark.parametrize("error", [ActorDiedError(), EngineFailed("the engine failed")])
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_replica_that_dies_is_replaced_without_a_trace(error: Exception, stream: bool) -> None:
-    app = Mortal(0, 1, 1, error=error)
-    try:
-        data = body(png(4), stream=stream, n=2)
-        answer = app.chat(data)
-        for index in (0, 1):
-            whole = expected(data, png(4), seed=index)
-            if stream:
-                assert said(chunks(answer.text), index) == whole
-            else:
-                assert answer.json()["choices"][index]["message"]["content"] == whole
-        assert app.lives == []
-    finally:
-        app.close()
-
-
-def test_a_request_that_kills_every_replica_gives_up() -> None:
-    app = Mortal(*[0] * 9)
-    try:
-        answer = app.chat(body(png(4)))
-        assert answer.status_code == 503 and "retry-after" in answer.headers
-        assert len(app.lives) == 9 - 4
-    finally:
-        app.close()
-
-
-def test_a_stream_that_breaks_ends_with_an_error(local: Any) -> None:
-    class Breaking(FakeScorer):
-        def score(self, questions: Any) -> Any:
-            if questions[0].prefix:
-                raise RuntimeError(f"out of memory over {questions[0].prompt}")
-            return super().score(questions)
-
-    app = local(scorer=LocalScorer(Breaking()))
-    seed = next(i for i in range(99) if expected(body(png()), png(), seed=i).count(".") > 1)
-    lines = app.chat(body(png(), stream=True, seed=seed)).text.split("\n\n")
-    assert said([json.loads(line.removeprefix("data: ")) for line in lines[:-2]]).count(".") == 1
-    assert '"server_error"' in lines[-2] and "[DONE]" not in "".join(lines)
-    plain = app.chat(body(png(), seed=seed))
-    assert plain.status_code == 500 and "RuntimeError" in plain.text
-
-
-def test_failures_tell_nothing_of_the_content(local: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(question: Question, i: int) -> float:
-        raise RuntimeError(question.prompt)
-
-    caplog.set_level("DEBUG")
-    app = local(scorer=LocalScorer(FakeScorer(fail)))
-    answer = app.chat(body(png()))
-    assert answer.status_code == 500
-    assert "secret" not in answer.text + caplog.text and "RuntimeError" in caplog.text
 
 
 def test_metrics_count_requests_by_how_they_ended(local: Any) -> None:
