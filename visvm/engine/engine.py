@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from visvm.engine.attention import Pass, use_row_attention
+from visvm.engine.attention import Pass, no_mask, use_row_attention
 from visvm.engine.pictures import PictureStore, Prefix
 from visvm.families import EncodedPicture, Family
 from visvm.records import Picture
@@ -108,12 +108,10 @@ class Engine:
 
     def run(self, rows: Pass, embeds: Tensor, positions: Tensor) -> Tensor:
         """Run inputs [R, L, hidden] at rotary positions [3, R, L]; the last hidden states."""
-        # A 4-D mask is passed through unread: it keeps transformers from building its own.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeds.device)
         out = self.language_model(
             inputs_embeds=embeds,
             position_ids=positions if self.family.has_position_axes else positions[0],
-            attention_mask=mask,
+            attention_mask=no_mask(embeds.device),
             use_cache=False,
             rows=rows,
         )
