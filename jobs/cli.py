@@ -16,6 +16,7 @@ VERBS = {
     "self-train": "generate, train, caption, finetune, evaluate; again",
     "world": "make pictures of the embedded world, or train its models from nothing",
     "benchmark": "the published procedure and ours, side by side on random weights",
+    "benchmark-serve": "the endpoint under load: clients, replicas that come and go, replicas killed",
     "plan": "what a job needs and a cluster has: actors, memory, hours; says if it does not fit",
     "env": "versions, devices and Ray, for bug reports",
 }
