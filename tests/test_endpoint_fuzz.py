@@ -82,8 +82,8 @@ def fuzz(url: str, count: int) -> Counter[int]:
 
 
 def test_requests_of_the_schema(url: str) -> None:
-    statuses = fuzz(url, 25)
-    assert statuses[200] > 5 and statuses[400] > 10, statuses
+    statuses = fuzz(url, 40)
+    assert statuses[200] >= 3 and statuses[400] > 20, statuses
 
 
 @pytest.mark.slow
