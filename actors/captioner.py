@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from actors.lost import refusal
 from actors.scoring import RemoteScorer
-from visvm.chat import ChatError, Event, Order, Written, search_of, step_of
+from visvm.chat import ChatError, Event, Order, Step, Written, search_of
 from visvm.images import decode
 from visvm.records import Caption, Picture, Question, Request, TraceStep
 from visvm.search import METHODS
 from visvm.search.draft import SideBySide
-from visvm.search.flight import Flight
+from visvm.search.flight import Flight, ignore
 from visvm.search.live import EngineFailed, LiveTower
 
 if TYPE_CHECKING:
@@ -84,14 +84,13 @@ class Errand:
         ]
 
     def _flight(self, index: int, request: Request, search: SideBySide) -> Flight[Caption]:
-        def tell(step: TraceStep) -> None:
-            if self.follow:
-                self._post(step_of(index, step, trace=self.order.trace))
+        def tell(text: str, step: TraceStep | None) -> None:
+            self._post(Step(index, text, step.row() if step and self.order.trace else None))
 
         def land(flight: Flight[Caption]) -> None:
             self._post(self._outcome(index, flight))
 
-        return Flight(request, search.write, self._ask, land, tell)
+        return Flight(request, search.write, self._ask, land, tell if self.follow else ignore)
 
     def _outcome(self, index: int, flight: Flight[Caption]) -> Event | Exception:
         if flight.result is None:

@@ -11,7 +11,6 @@ time. Ratios are medians over the repeats of the paired ratios. It uses no Ray.
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -28,6 +27,7 @@ from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from jobs.command import run
+from jobs.folder import write_json
 from visvm.benchmark import PROGRAMS, SIZES, Setup, Workload, load
 from visvm.config import Config
 
@@ -84,13 +84,14 @@ def work(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every part; print the table and write the figures."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device = cuda: torch finds no GPU here")
-    measured = {part: measure(part, config) for part in config.parts}
-    result = summary(measured) | {"config": config.model_dump(mode="json"), "runs": measured}
+    measured: dict[str, dict[str, list[Measure]]] = {}
+    result: dict[str, Any] = {}
+    for part in config.parts:
+        measured[part] = measure(part, config)
+        result = summary(measured) | {"config": config.model_dump(mode="json"), "runs": measured}
+        if config.json_file:  # after each part: the next one may take long
+            write_json(Path(config.json_file), result)
     print(table(measured))
-    if config.json_file:
-        path = Path(config.json_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 

@@ -22,7 +22,6 @@ from visvm.chat import (
     search_of,
     served_methods,
     sse,
-    step_of,
 )
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
@@ -166,9 +165,3 @@ def test_models_name_the_methods_that_are_served_the_default_first() -> None:
     assert served_methods(["none"]) == ["greedy", "sample"]
     models = {model["id"]: model for model in model_list(METHODS)["data"]}
     assert models["policy+search"]["visvm"]["methods"] == METHODS and "policy" in models
-
-
-def test_a_step_is_its_sentence_and_its_row() -> None:
-    [caption] = search_of(order(body("?")))(FakePolicy(), FakeScorer(), [request("5")])
-    step = step_of(2, caption.trace[0], trace=True)
-    assert (step.index, step.text, step.step) == (2, caption.sentences[0], caption.trace[0].row())

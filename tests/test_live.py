@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from jobs.models import WORLD
 from tests import tiny
 from tests.fakes import FakePolicy, FakeScorer, request, until
 from tests.test_flight import SlowPolicy
 from visvm.policy import SharedPrefixPolicy
+from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import Caption, Question, Request
 from visvm.search import MCTS, BestOfN, Decode, Stepwise
 from visvm.search.flight import Flight
@@ -77,9 +79,29 @@ def test_captions_of_mixed_searches_are_those_of_a_list(airline: Any) -> None:
 
 
 def test_every_choice_is_told_before_the_caption_lands(airline: Any) -> None:
-    steps: list[Any] = []
-    _, future = airline(FakePolicy()).book(request("2"), tell=steps.append)
-    assert future.result(60).trace == tuple(steps)
+    told: list[Any] = []
+    line = airline(FakePolicy())
+    _, future = line.book(request("2"), tell=lambda *one: told.append(one))
+    caption = future.result(60)
+    assert told == list(zip(caption.sentences, caption.trace, strict=True))
+
+
+def test_a_greedy_caption_that_is_followed_is_the_same_sentence_by_sentence(airline: Any) -> None:
+    policy = SharedPrefixPolicy.from_pretrained(str(WORLD / "policy"), max_new_tokens=45)
+    requests = [Request(tiny.picture(i), DETAIL_PROMPTS[0]) for i in range(3)]
+    line = airline(policy)
+    for search in (Decode(), Decode(max_sentences=2)):
+        alone = search(policy, None, requests)  # the engine's thread sleeps
+        told: list[list[str]] = [[] for _ in requests]
+        booked = [
+            line.book(one, search, tell=lambda text, _, own=own: own.append(text))
+            for one, own in zip(requests, told, strict=True)
+        ]
+        for (_, future), own, expected in zip(booked, told, alone, strict=True):
+            caption = future.result(60)
+            assert (caption.text, caption.finish_reason) == (expected.text, expected.finish_reason)
+            assert "".join(own) == caption.text
+        assert max(len(own) for own in told) > 1
 
 
 def test_an_error_of_one_is_no_error_of_another(airline: Any) -> None:

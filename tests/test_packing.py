@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from tests import tiny
-from visvm.engine.packing import TokenTree, pack_trees, tree_mask
+from visvm.engine import packing
+from visvm.engine.packing import TokenTree, TreeStrips, join_prefixes, pack_trees, tree_mask
+from visvm.families import EncodedPicture
 from visvm.records import Picture
 from visvm.training.packing import Packer, collate
 from visvm.training.td import NO_STATE, Response, num_pairs, td_loss
@@ -191,6 +194,26 @@ def test_every_token_sees_exactly_its_own_path(texts: list[list[int]]) -> None:
         assert packed.tokens[0, path].tolist() == text
         assert packed.depths[0, path].tolist() == list(range(len(text)))
         assert mask[path[-1]].nonzero().flatten().tolist() == path
+
+
+@pytest.mark.parametrize("strip", [1, 3, 100])
+def test_strips_give_what_the_dense_mask_gives(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "STRIP", strip)
+    trees = [TokenTree(), TokenTree()]
+    for tree, texts in zip(trees, (["abc", "abd", "xy", "abce", "z"], ["pq", "p", "rstuvw"]), strict=True):
+        for text in texts:
+            tree.add([ord(letter) for letter in text])
+    packed = pack_trees(trees, [[], []])
+    pictures = [EncodedPicture(torch.zeros(n, 8), torch.arange(n).expand(3, -1), n) for n in (5, 3)]
+    _, _, ends = join_prefixes(pictures, packed, torch.zeros(*packed.tokens.shape, 8))
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, ends.shape[1], 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, ends.shape[1], 8, generator=generator)
+    mask = tree_mask(ends)
+    dense = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
+    strips = TreeStrips(ends, num_prefix=5).attend(0, query, key, value, 0.3)
+    real = ends > 0
+    torch.testing.assert_close(strips.transpose(1, 2)[real], dense.transpose(1, 2)[real])
 
 
 def test_padding_sees_only_itself() -> None:

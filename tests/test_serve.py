@@ -17,9 +17,9 @@ import pytest
 import ray
 import yaml
 
-from jobs import caption, serve
+from jobs import caption, serve, serve_config
 from jobs.tables import read_rows
-from tests.endpoint import body, chunks, said
+from tests.endpoint import body, chunks, data_url, said
 from tests.fakes import until
 from tests.serving import Case, Endpoint, local_captions
 from visvm.config import load
@@ -114,6 +114,23 @@ def left_so_far(endpoint: Endpoint) -> float:
 
 
 @pytest.mark.ray
+def test_no_log_of_ray_tells_what_was_asked(endpoint: Endpoint) -> None:
+    prompt, picture = "Describe the zebrafinch.", endpoint.files[0].read_bytes()
+    statuses = [
+        endpoint.chat(body(picture, prompt, max_tokens=5)).status_code,
+        endpoint.chat(body(picture[:200], prompt)).status_code,
+        endpoint.chat(body(picture, prompt, n="zebrafinch")).status_code,
+        httpx2.get(f"{endpoint.url}/zebra").status_code,
+    ]
+    assert statuses == [200, 400, 400, 404]
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    texts = {path: path.read_text(errors="replace") for path in logs.rglob("*") if path.is_file()}
+    assert any("POST /v1/chat/completions 200" in text for text in texts.values())
+    secrets = ("zebrafinch", data_url(picture)[30:80])
+    assert [path for path, text in texts.items() if any(secret in text for secret in secrets)] == []
+
+
+@pytest.mark.ray
 def test_replicas_killed_under_load_lose_no_request(endpoint: Endpoint) -> None:
     mixed = cases(endpoint, 8)
 
@@ -155,8 +172,10 @@ def test_serve_yaml_is_the_application_of_visvm_serve() -> None:
         (["--api-keys", "./missing"], "api_keys"),
         (["--set", "value_scale.min_replicas=2"], "min_replicas = 2 is more than 1"),
         (["--set", "limits.beams=2"], "unknown key"),
+        (["--set", "policy_scale.num_cpus=1000"], "lower policy_scale.min_replicas"),
     ],
 )
+@pytest.mark.ray
 def test_a_users_mistake_is_one_line_and_exit_2(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,10 +185,10 @@ def test_a_users_mistake_is_one_line_and_exit_2(
 
 def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "keys").write_text("one\n\n two \n")
-    assert len(serve.read_keys(str(tmp_path / "keys"))) == 2
-    assert serve.read_keys(None) == ()
-    monkeypatch.setenv(serve.KEYS, "two,one")
-    assert set(serve.read_keys(None)) == set(serve.read_keys(str(tmp_path / "keys")))
+    assert len(serve_config.read_keys(str(tmp_path / "keys"))) == 2
+    assert serve_config.read_keys(None) == ()
+    monkeypatch.setenv(serve_config.KEYS, "two,one")
+    assert set(serve_config.read_keys(None)) == set(serve_config.read_keys(str(tmp_path / "keys")))
     (tmp_path / "keys").write_text("\n")
     with pytest.raises(ValueError, match="no key"):
-        serve.read_keys(str(tmp_path / "keys"))
+        serve_config.read_keys(str(tmp_path / "keys"))

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visvm.decoder import Decoder, PolicyOptions, TreeBranch
-from visvm.engine import Engine, Prefix, Rows, lay_out_by_column
+from visvm.engine import Engine, Prefix, Rows, pack_linears
 from visvm.families import check_supported, family_of
 from visvm.records import Branch, Candidate, Request
 from visvm.sentences import first_sentence_end, split_sentences
@@ -34,7 +34,7 @@ class SharedPrefixPolicy:
         self.engine = Engine(self.family, max_pictures=self.options.max_pictures)
         is_fixed = self.options.cache_mb is not None
         rows = Rows(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
-        lay_out_by_column(model.lm_head)
+        pack_linears(model.lm_head)
         self.decoder = Decoder(self, rows, model.lm_head)
         self._closes: dict[int, bool] = {}
 

@@ -6,7 +6,7 @@ field more on each, ``visvm``.
 
 from visvm.chat.errors import ChatError, invalid
 from visvm.chat.request import MODELS, ChatLimits, ChatRequest, Order, read_order, search_of, served_methods
-from visvm.chat.response import DONE, Event, Reply, Step, Written, model_list, sse, step_of
+from visvm.chat.response import DONE, Event, Reply, Step, Written, model_list, sse
 
 __all__ = [
     "DONE",
@@ -25,5 +25,4 @@ __all__ = [
     "search_of",
     "served_methods",
     "sse",
-    "step_of",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from visvm.chat.errors import ChatError
 from visvm.chat.request import MODELS
-from visvm.records import Caption, TraceStep
+from visvm.records import Caption
 
 Row = dict[str, Any]
 
@@ -65,11 +65,6 @@ class Written:
 
 Event = Step | Written | ChatError
 """What is told while captions are written; an error ends it."""
-
-
-def step_of(index: int, step: TraceStep, *, trace: bool) -> Step:
-    """A chosen sentence of caption ``index``."""
-    return Step(index, step.candidates[step.choice].text, step.row() if trace else None)
 
 
 @dataclass(frozen=True)

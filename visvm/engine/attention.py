@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -137,14 +137,22 @@ def _unfold(folded: Tensor, query: Tensor) -> Tensor:
     return folded.transpose(1, 2).reshape(rows, heads, length, last)
 
 
+class Attend(Protocol):
+    """How the rows of a pass see each other, where it is not by a mask."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """The output [R, heads, L, D] of a layer."""
+        ...
+
+
 def row_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """A transformers attention function: by ``rows`` (a ``Pass``) where they are given.
+    """A transformers attention function: by ``rows`` where they are given.
 
     Else flex attention for a block mask, and plain SDPA for any other.
     """
-    rows: Pass | None = kwargs.pop("rows", None)
+    rows: Attend | None = kwargs.pop("rows", None)
     if isinstance(attention_mask, BlockMask):
         out, _ = flex_attention_forward(module, query, key, value, attention_mask, scaling=kwargs["scaling"])
         return out, None
@@ -160,3 +168,8 @@ def use_row_attention(model: Any) -> None:
     # Without a mask function of the same name, transformers silently drops padding masks.
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation({"text_config": NAME})
+
+
+def no_mask(device: torch.device) -> Tensor:
+    """What ``rows`` take for a mask: one of four dimensions keeps transformers from building its own."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)

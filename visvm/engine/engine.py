@@ -7,10 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from visvm.engine.attention import Pass, use_row_attention
+from visvm.engine.attention import Pass, no_mask, use_row_attention
+from visvm.engine.linear import pack_linears
 from visvm.engine.pictures import PictureStore, Prefix
 from visvm.families import EncodedPicture, Family
 from visvm.records import Picture
@@ -26,7 +27,7 @@ class Engine:
         self.family = family
         self.language_model: Any = family.base.language_model
         use_row_attention(family.base)
-        lay_out_by_column(self.language_model)
+        pack_linears(self.language_model)
         self.pictures = PictureStore(self.new_kv, max_pictures=max_pictures, budget=budget)
 
     def new_kv(self, rows: int, tokens: int) -> Tensor:
@@ -108,26 +109,14 @@ class Engine:
 
     def run(self, rows: Pass, embeds: Tensor, positions: Tensor) -> Tensor:
         """Run inputs [R, L, hidden] at rotary positions [3, R, L]; the last hidden states."""
-        # A 4-D mask is passed through unread: it keeps transformers from building its own.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeds.device)
         out = self.language_model(
             inputs_embeds=embeds,
             position_ids=positions if self.family.has_position_axes else positions[0],
-            attention_mask=mask,
+            attention_mask=no_mask(embeds.device),
             use_cache=False,
             rows=rows,
         )
         return out.last_hidden_state
-
-
-def lay_out_by_column(module: nn.Module) -> None:
-    """On the CPU, turn the weights of linear layers round in memory; their values stay as they are.
-
-    A product with the few rows of one picture is a sixth faster so.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear) and layer.weight.device.type == "cpu":
-            layer.weight.data = layer.weight.data.t().contiguous().t()
 
 
 def _runs(lanes: Sequence[int]) -> list[range]:

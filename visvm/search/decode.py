@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visvm.records import Branch, Caption
-from visvm.search.draft import Draft, SideBySide, close_whole, propose
+from visvm.search.draft import Draft, SideBySide, close, close_whole, propose
 from visvm.search.flight import Desk
 
 
@@ -19,5 +19,16 @@ class Decode(SideBySide):
 
     async def write(self, desk: Desk, branch: Branch) -> Caption:
         draft = Draft(branch)
+        if desk.is_followed and self.temperature == 0:
+            return await self._tell(desk, draft)
         (only,) = await propose(desk, draft, [self.temperature], whole=True)
         return close_whole(draft, only, self.name, self.max_sentences)
+
+    async def _tell(self, desk: Desk, draft: Draft) -> Caption:
+        """The same caption, a sentence at a time: greedy tokens do not depend on where a step begins."""
+        while draft.is_live(self.max_sentences):
+            (only,) = await propose(desk, draft, [0.0])
+            (draft.branch,) = desk.commit([draft.branch], [only])
+            draft.finish_reason = only.finish_reason
+            desk.tell(only.text, None)
+        return close(draft, self.name)

@@ -121,7 +121,7 @@ def commit(desk: Desk, draft: Draft, candidates: Sequence[Candidate], values: Se
     draft.finish_reason = candidates[choice].finish_reason
     draft.values.append(values[choice])
     draft.trace.append(TraceStep(tuple(candidates), tuple(values), choice))
-    desk.tell(draft.trace[-1])
+    desk.tell(candidates[choice].text, draft.trace[-1])
 
 
 def first_best(values: Sequence[float]) -> int:

@@ -19,6 +19,7 @@ from visvm.records import Branch, Candidate, Policy, Question, Request, Scorer, 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 Proposals = list[list[Candidate]]
+Tell = Callable[[str, TraceStep | None], None]
 SCORE_SHARE = 0.25  # of the captions in flight must wait for scores before those with rows wait too
 
 
@@ -42,9 +43,14 @@ def ignore(*_: Any) -> None:
 class Desk:
     """Where a search asks, commits what it has chosen, and tells of it."""
 
-    def __init__(self, policy: Policy, tell: Callable[[TraceStep], None] = ignore) -> None:
-        """``tell`` is called with each sentence that is chosen, at once."""
+    def __init__(self, policy: Policy, tell: Tell = ignore) -> None:
+        """``tell`` gets each sentence as it is chosen, and the choice, if there was one."""
         self.policy, self.tell = policy, tell
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody wants to be told."""
+        return self.tell is not ignore
 
     def propose(
         self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
@@ -76,7 +82,7 @@ class Flight(Generic[Result]):
     write: Write[Result]
     ask: Callable[[Flight[Result], Sequence[Question]], None]
     land: Callable[[Flight[Result]], None]
-    tell: Callable[[TraceStep], None] = ignore
+    tell: Tell = ignore
     search: Any = None  # what ``write`` gave, once a branch is open
     number: int = 0  # of the proposals it waits for
     result: Result | None = None

@@ -21,8 +21,8 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from visvm.engine.attention import use_row_attention
-from visvm.engine.packing import Packed, join_prefixes, tree_block_mask, tree_mask
+from visvm.engine.attention import no_mask, use_row_attention
+from visvm.engine.packing import Packed, TreeStrips, join_prefixes, tree_block_mask
 from visvm.families import check_supported, family_of
 
 State = Literal["sentence", "prefix"]
@@ -142,15 +142,17 @@ class VisionValueModel(PreTrainedModel):
         encoded = self.family.encode_inputs(inputs)
         text = self.base.get_input_embeddings()(packed.tokens)
         embeds, positions, ends = join_prefixes(encoded, packed, text)
+        num_prefix = embeds.shape[1] - text.shape[1]
         # Flex attention has no backward on the CPU.
         blocks = ends.device.type == "cuda" if self.use_block_mask is None else self.use_block_mask
         out = self.base.language_model(
             inputs_embeds=embeds,
             position_ids=positions if self.family.has_position_axes else positions[0],
-            attention_mask=tree_block_mask(ends) if blocks else tree_mask(ends),
+            attention_mask=tree_block_mask(ends) if blocks else no_mask(ends.device),
             use_cache=False,
+            rows=None if blocks else TreeStrips(ends, num_prefix),
         )
-        text_states = out.last_hidden_state[:, embeds.shape[1] - text.shape[1] :]
+        text_states = out.last_hidden_state[:, num_prefix:]
         return self.head(text_states[packed.rows, packed.columns])
 
 
