@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from visvm.images import decode, read
 from visvm.records import Picture
+from visvm.storage import Unreachable
 
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def _halving(rows: list[Row], work: Callable[[list[Row]], list[Row]], stage: str
         return []
     try:
         return work(rows)
+    except Unreachable:  # which says nothing of the rows
+        raise
     except Exception as error:  # whatever a picture makes a decoder or a model raise
         if is_gpu_lost(error):  # which says nothing of the rows
             raise

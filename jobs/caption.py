@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -26,6 +25,7 @@ from jobs.models import check_policy, check_reward, check_value
 from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
 from jobs.sizes import SECOND_GPU
 from jobs.tables import read_rows
+from visvm import storage
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import CAPTIONS
 from visvm.search import METHODS, SearchConfig
@@ -61,18 +61,18 @@ def work(config: CaptionConfig) -> dict[str, Any]:
     started = time.perf_counter()
     units = make_units(config)
     models = _check_models(config)
-    ray_setup.start()
-    out, loading = Path(config.out), ray_setup.loading(config.device, config.dtype)
+    ray_setup.start(config)
+    out, loading = storage.absolute(config.out), ray_setup.loading(config.device, config.dtype)
     stages = make_stages(config, models, loading)
-    write_units(units, out / "captions", CAPTIONS, stages=stages, config=config)
+    write_units(units, storage.join(out, "captions"), CAPTIONS, stages=stages, config=config)
     metrics = summary(out)
     logger.info("%(num_captions)d captions of %(num_images)d images, %(num_errors)d failed", metrics)
     return metrics | {"seconds": time.perf_counter() - started}
 
 
-def summary(out: Path) -> dict[str, Any]:
+def summary(out: str) -> dict[str, Any]:
     """The counts of a finished run folder; means are over captions."""
-    rows = list(read_rows(out / "captions"))
+    rows = list(read_rows(f"{out}/captions"))
     means = {
         name: fmean(row[name] for row in rows) if rows else None
         for name in ("num_generated_tokens", "num_value_calls", "seconds")
@@ -80,7 +80,7 @@ def summary(out: Path) -> dict[str, Any]:
     return {
         "num_images": len({row["image_id"] for row in rows}),
         "num_captions": len(rows),
-        "num_errors": sum(1 for _ in read_rows(out / "errors")),
+        "num_errors": sum(1 for _ in read_rows(f"{out}/errors")),
         "num_sentences": sum(len(row["sentences"]) for row in rows),
         "finish_reasons": dict(Counter(row["finish_reason"] for row in rows)),
         "num_generated_tokens": means["num_generated_tokens"],

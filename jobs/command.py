@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
 import typing
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import yaml
@@ -38,7 +40,7 @@ def run(
     try:
         config = parse(config_class, argv, doc=doc)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
-        with RunFolder.of(config) as folder:
+        with interruptible(), RunFolder.of(config) as folder:
             if folder.complete:
                 logger.info("%s is complete already; nothing to do", folder.path)
                 return 0
@@ -55,6 +57,21 @@ def run(
     return 0
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM (`ray job stop`, a node that goes away) ends the block as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except SystemExit:  # Ray puts a handler of its own in the place of ours
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def parse(config_class: type[ConfigT], argv: Sequence[str] | None, *, doc: str) -> ConfigT:
     """The config from ``--config``, ``--set`` and one flag for each top-level field."""
     parser = _parser(config_class, doc)
@@ -67,7 +84,7 @@ def _parser(config_class: type[Config], doc: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--config", type=Path, help="YAML file with any of the keys below")
+    parser.add_argument("--config", help="YAML file with any of the keys below")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key")
     for name, field in config_class.model_fields.items():
         name = field.alias or name

@@ -12,15 +12,15 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from jobs import demo_report, finetune, train_value
 from jobs.command import run
+from jobs.places import SharedPaths
 from jobs.stages import Metrics, Stages, check_options
-from visvm.config import Config
+from visvm import storage
 from visvm.report import results_table
 from visvm.search import METHODS
 
@@ -50,7 +50,7 @@ ROWS = {  # the method and the options of each row of the table
 logger = logging.getLogger(__name__)
 
 
-class DemoConfig(Config):
+class DemoConfig(SharedPaths):
     """Configuration of demo; --size sets every number that is not given."""
 
     out: str = Field("runs/demo", description="folder of the run")
@@ -123,7 +123,10 @@ class Demo:
         self.config = config
         common = {"policy": "world", "reward": "world", "min_actors": config.num_actors}
         self.stages = Stages(
-            Path(config.out), config.seed, {**common, "max_actors": config.num_actors, "batch_size": 32}
+            storage.absolute(config.out),
+            config.seed,
+            {**common, "max_actors": config.num_actors, "batch_size": 32},
+            config.shared_paths,
         )
         self.centres: dict[str, float] = {}
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jobs.stages import Metrics, Stages
 from jobs.tables import read_rows
+from visvm import storage
 from visvm.metrics import read_truth
 from visvm.metrics.coco import image_key
 from visvm.report import Example, Plot, Report, curves, render
@@ -15,7 +15,7 @@ from visvm.report import Example, Plot, Report, curves, render
 SHOWN = ("greedy", "prm", "visvm", "reward_plus_future", "sft_visvm")
 
 
-def write(stages: Stages, runs: Mapping[str, str], metrics: Metrics) -> Path:
+def write(stages: Stages, runs: Mapping[str, str], metrics: Metrics) -> str:
     """Write report.html; its path."""
     report = Report(
         title="visvm: the whole loop on the embedded world",
@@ -25,8 +25,8 @@ def write(stages: Stages, runs: Mapping[str, str], metrics: Metrics) -> Path:
         plots=_plots(stages, metrics),
         examples=_examples(stages, runs, metrics["config"]["num_examples"]),
     )
-    page = stages.out / "report.html"
-    page.write_text(render(report))
+    page = stages.path("report.html")
+    storage.write(page, render(report))
     return page
 
 
@@ -53,13 +53,14 @@ def _plots(stages: Stages, metrics: Metrics) -> list[Plot]:
         plots += curves.centre_plots(found["centre"], found["centre_compared"])
     if "step_size" in found:
         plots.append(curves.step_size_plot(found["step_size"]))
-    values = {name: stages.metrics(f"value/{name}") for name in _below(stages.out / "value")}
-    tuned = {name: stages.metrics(f"sft/{name}")["loss"] for name in _below(stages.out / "sft")}
+    values = {name: stages.metrics(f"value/{name}") for name in _below(stages.path("value"))}
+    tuned = {name: stages.metrics(f"sft/{name}")["loss"] for name in _below(stages.path("sft"))}
     return [*plots, *curves.value_plots(values), *([curves.sft_plot(tuned)] if tuned else [])]
 
 
-def _below(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+def _below(folder: str) -> list[str]:
+    """The runs in a folder of runs."""
+    return sorted({file.name.partition("/")[0] for file in storage.walk(folder)})
 
 
 def _examples(stages: Stages, runs: Mapping[str, str], count: int) -> list[Example]:
@@ -70,7 +71,7 @@ def _examples(stages: Stages, runs: Mapping[str, str], count: int) -> list[Examp
     truth = read_truth(stages.path("pictures/test"), ids)
     return [
         Example(
-            Path(captions["greedy"][image_id]["uri"]),
+            captions["greedy"][image_id]["uri"],
             truth[image_key(image_id)],
             {method: rows[image_id] for method, rows in captions.items()},
         )
@@ -79,4 +80,4 @@ def _examples(stages: Stages, runs: Mapping[str, str], count: int) -> list[Examp
 
 
 def _captions(folder: str) -> dict[str, dict[str, Any]]:
-    return {row["image_id"]: row for row in read_rows(Path(folder) / "captions")}
+    return {row["image_id"]: row for row in read_rows(f"{folder}/captions")}

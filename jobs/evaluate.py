@@ -14,20 +14,20 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from pydantic import Field
 
 from jobs.command import run
-from jobs.folder import MANIFEST
+from jobs.folder import is_complete
+from visvm import storage
 from visvm.config import Config
 from visvm.metrics import Resampling, evaluate, read_truth
 from visvm.metrics.chair import Variant
 from visvm.report.table import paired_table, results_table
+from visvm.tables import read_rows
 
 COLUMNS = (
     *("image_id", "caption", "prompt", "method", "finish_reason"),
@@ -69,25 +69,26 @@ def read_captions(sources: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     captions: dict[str, list[dict[str, Any]]] = {}
     for source in sources:
         given, path = _named(source)
-        rows = _read_json(path) if path.suffix == ".json" else _read_run(path)
+        rows = _read_json(path) if path.endswith(".json") else _read_run(path)
         _check(path, rows)
-        name = given or rows[0].get("method") or path.stem
+        name = given or rows[0].get("method") or PurePosixPath(path).stem
         if name in captions:
             raise ValueError(f"two of the captions are called {name!r}: tell them apart by NAME=PATH")
         captions[name] = rows
     return captions
 
 
-def _named(source: str) -> tuple[str | None, Path]:
+def _named(source: str) -> tuple[str | None, str]:
     name, equals, path = source.partition("=")
-    if not equals or Path(source).expanduser().exists():
-        return None, Path(source).expanduser()
-    return name, Path(path).expanduser()
+    is_file = not storage.is_remote(path) and storage.exists(source)  # with "=" in its name
+    if not equals or "/" in name or is_file:
+        return None, storage.absolute(source)
+    return name, storage.absolute(path)
 
 
-def _read_json(path: Path) -> list[dict[str, Any]]:
+def _read_json(path: str) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(path.read_bytes())
+        rows = json.loads(storage.read(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read captions {path}: {error}") from None
     if not isinstance(rows, list):
@@ -95,21 +96,14 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_run(path: Path) -> list[dict[str, Any]]:
-    files = [path] if path.suffix == ".parquet" else []
-    files = files or sorted((path / "captions").glob("*.parquet")) or sorted(path.glob("*.parquet"))
-    try:
-        tables = [pq.read_table(file, columns=[*COLUMNS]) for file in files]
-    except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"cannot read captions in {path}: {error}") from None
-    if not tables:
-        raise ValueError(f"captions = {path}: expected a .json file or the output folder of visvm caption")
-    if (path / "config.yaml").exists() and not (path / MANIFEST).exists():
+def _read_run(path: str) -> list[dict[str, Any]]:
+    rows = read_rows(path, "captions", columns=COLUMNS)
+    if storage.exists(storage.join(path, "config.yaml")) and not is_complete(path):
         logger.warning("%s is not complete: its captions so far are judged", path)
-    return pa.concat_tables(tables).to_pylist()
+    return rows
 
 
-def _check(path: Path, rows: list[dict[str, Any]]) -> None:
+def _check(path: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         raise ValueError(f"{path}: no captions in it")
     for i, row in enumerate(rows):
@@ -123,10 +117,10 @@ def _is_caption(row: Any) -> bool:
     return isinstance(row.get("image_id"), int | str) and isinstance(row.get("caption"), str)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: str) -> dict[str, Any]:
     """What figures of these captions must be quoted with; empty where no run's config lies there."""
-    saved = path / "config.yaml"
-    config = yaml.safe_load(saved.read_text()) if saved.exists() else {}
+    saved = storage.join(path, "config.yaml")
+    config = yaml.safe_load(storage.read(saved)) if storage.exists(saved) else {}
     return {name: config[name] for name in ("policy", "prompts", "max_new_tokens", "seed") if name in config}
 
 

@@ -26,6 +26,8 @@ from transformers import TrainerCallback
 
 from jobs import models, ray_setup, workers
 from jobs.command import run
+from jobs.places import SharedPaths
+from visvm import storage
 from visvm.training import sft
 from visvm.training.captions import check_pictures, read_captions
 from visvm.training.curve import Curve
@@ -35,7 +37,7 @@ from visvm.training.curve import Curve
 WORLD_DEFAULTS = {"learning_rate": 5e-4, "batch_size": 32, "micro_batch_size": 16, "train_vision": False}
 
 
-class FinetuneConfig(sft.SftConfig):
+class FinetuneConfig(sft.SftConfig, SharedPaths):
     """``visvm finetune``."""
 
     policy: str = Field(description='directory or hub id of the policy to train, or "world"')
@@ -54,24 +56,24 @@ class FinetuneConfig(sft.SftConfig):
 def work(config: FinetuneConfig) -> dict[str, Any]:
     """Check everything that can be checked, then train."""
     policy = models.check_policy(config.policy)
-    folders = tuple(map(_captions_of, config.captions))
+    folders = tuple(map(storage.absolute, config.captions))
     examples = read_captions(folders)
     check_pictures(examples)
     sft.accumulation(config, config.num_workers)
     resolved = {
         "policy": policy,
         "captions": folders,
-        "out": str(Path(config.out).absolute()),
+        "out": storage.absolute(config.out),
         "deepspeed": sft.read_deepspeed(config.deepspeed),
     }
-    ray_setup.start()
+    ray_setup.start(config)
     return {"num_captions": len(examples), **workers.fit(train, config.model_copy(update=resolved))}
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
     """What each worker runs: Hugging Face's Trainer, from the last checkpoint on if there is one."""
     config = FinetuneConfig.model_validate(settings)
-    context, out = ray.train.get_context(), Path(config.out)
+    context = ray.train.get_context()
     use_cpu = ray.train.torch.get_device().type == "cpu"
     if use_cpu:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
@@ -84,19 +86,19 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             read_captions(config.captions),
             arguments,
             config,
-            callbacks=[Report(out)],
+            callbacks=[Report(config.out)],
         )
         checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
             trainer.train(resume_from_checkpoint=folder)
-        sft.save_policy(trainer, out / "model")
+        sft.save_policy(trainer, storage.join(config.out, "model"))
     return sft.training_metrics(trainer)
 
 
 class Report(TrainerCallback):
     """Writes the curve; hands checkpoints to Ray, which gathers the parts of all workers."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: str) -> None:
         self.out = out
         self.curve: Curve | None = None
 
@@ -109,6 +111,8 @@ class Report(TrainerCallback):
             self.curve.add({"step": state.global_step, **logs})
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.curve:
+            self.curve.save()
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
         ray.train.report(
             {"step": state.global_step},
@@ -119,14 +123,6 @@ class Report(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.curve:
             self.curve.close()
-
-
-def _captions_of(folder: str) -> str:
-    """A run folder of the caption job stands for the captions/ in it."""
-    if "://" in folder:
-        return folder
-    path = Path(folder).expanduser().absolute()
-    return str(path / "captions" if (path / "captions").is_dir() else path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

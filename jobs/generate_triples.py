@@ -15,12 +15,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 
 from actors.generate import Generate, Reward
@@ -28,7 +26,8 @@ from jobs import ray_setup
 from jobs.command import run
 from jobs.models import check_policy, check_reward
 from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
-from jobs.tables import parts, read_rows, write_table
+from jobs.tables import read_rows
+from visvm import storage
 from visvm.records import ROLLOUTS, TRIPLES
 
 logger = logging.getLogger(__name__)
@@ -36,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 class GenerateConfig(PipelineConfig):
     """Configuration of generate-triples."""
+
+    OPERATIONAL = PipelineConfig.OPERATIONAL | {"reward_num_gpus"}
 
     temperatures: tuple[float, ...] = Field(
         (0.0, 0.2, 0.4, 0.6, 0.8), description="one response each; 0 is greedy"
@@ -58,21 +59,24 @@ def work(config: GenerateConfig) -> dict[str, Any]:
         "policy": check_policy(config.policy),
         "reward": check_reward(config.reward, policy=config.policy),
     }
-    ray_setup.start()
-    out, loading = Path(config.out), ray_setup.loading(config.device, config.dtype)
+    ray_setup.start(config)
+    out, loading = storage.absolute(config.out), ray_setup.loading(config.device, config.dtype)
     stages = make_stages(config, models, loading)
-    write_units(units, out / "rollouts", ROLLOUTS, stages=stages, config=config)
+    write_units(units, storage.join(out, "rollouts"), ROLLOUTS, stages=stages, config=config)
     write_triples(out)
     metrics = summary(out)
     logger.info("%(num_triples)d triples of %(num_images)d images, %(num_errors)d units failed", metrics)
     return metrics | {"seconds": time.perf_counter() - started}
 
 
-def write_triples(out: Path) -> None:
+def write_triples(out: str) -> None:
     """Explode OUT/rollouts into OUT/triples, file by file."""
-    for path in parts(out / "rollouts"):
-        rows = [row for rollout in pq.read_table(path).to_pylist() for row in triples(rollout)]
-        write_table(pa.Table.from_pylist(rows, schema=TRIPLES), out / "triples" / path.name)
+    written = set(storage.names(f"{out}/triples", "*.parquet"))
+    for name in storage.names(f"{out}/rollouts", "*.parquet"):
+        if name not in written:
+            rollouts = storage.read_table(f"{out}/rollouts/{name}").to_pylist()
+            rows = [row for rollout in rollouts for row in triples(rollout)]
+            storage.write_table(f"{out}/triples/{name}", pa.Table.from_pylist(rows, schema=TRIPLES))
 
 
 def triples(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -92,13 +96,13 @@ def triples(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
             }
 
 
-def summary(out: Path) -> dict[str, Any]:
+def summary(out: str) -> dict[str, Any]:
     """The counts of a finished run folder; a triple is a sentence with its successor or the end."""
     images: set[str] = set()
     num_rollouts = num_tokens = 0
     reasons: Counter[str] = Counter()
     rewards: list[float] = []
-    for rollout in read_rows(out / "rollouts"):
+    for rollout in read_rows(f"{out}/rollouts"):
         images.add(rollout["image_id"])
         num_rollouts += 1
         for response in rollout["responses"]:
@@ -110,8 +114,8 @@ def summary(out: Path) -> dict[str, Any]:
         "num_rollouts": num_rollouts,
         "num_responses": reasons.total(),
         "num_sentences": len(rewards),
-        "num_triples": sum(pq.read_metadata(path).num_rows for path in parts(out / "triples")),
-        "num_errors": sum(1 for _ in read_rows(out / "errors")),
+        "num_triples": len(rewards),
+        "num_errors": sum(1 for _ in read_rows(f"{out}/errors")),
         "num_tokens": num_tokens,
         "finish_reasons": dict(reasons),
         "reward_mean": fmean(rewards) if rewards else None,

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 import visvm
+from visvm import storage
 from visvm.families import check_supported
 from visvm.reward import parse_name
+from visvm.storage import mirror
 from visvm.value import check_value_model
 
 Kind = Literal["policy", "clip", "value"]
@@ -19,13 +21,15 @@ WORLD = Path(visvm.__file__).parent / "world" / "weights"
 def resolve(name: str, kind: Kind) -> str:
     """The directory (absolute, so that workers find it) or hub id that ``name`` stands for.
 
-    "world" is the embedded default; a directory is itself; anything else is a hub id.
+    "world" is the embedded default; a directory, also one in a store, is itself; the rest are hub ids.
 
     Raises:
         ValueError: a local path that is no directory.
     """
     if name == "world":
         return str(_directory(WORLD / kind, "the embedded model"))
+    if storage.is_remote(name):
+        return storage.absolute(name)
     path = Path(name).expanduser()
     if path.is_dir() or _is_path(name):
         return str(_directory(path.absolute(), "model"))
@@ -49,8 +53,8 @@ def check_reward(name: str, *, policy: str) -> str:
         is_world = resolve(policy, "policy") == resolve("world", "policy")
         name = "world" if is_world else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
     resolved = resolve(name, "clip")
-    architecture, _ = parse_name(resolved)
-    if architecture.startswith("local-dir:") and not (Path(resolved) / "open_clip_config.json").is_file():
+    architecture, _ = parse_name(folder := mirror.settings(resolved))
+    if architecture.startswith("local-dir:") and not Path(folder, "open_clip_config.json").is_file():
         raise ValueError(f"reward model {resolved}: no open_clip_config.json in it")
     return resolved
 
@@ -77,6 +81,12 @@ def _directory(path: Path, what: str) -> Path:
     if not path.is_dir():
         raise ValueError(f"{what} {path}: no such directory")
     return path
+
+
+def is_local(name: str) -> bool:
+    """Whether a policy, reward or value model is a directory of the machine that the job starts on."""
+    is_elsewhere = name in ("world", "auto") or storage.is_remote(name)
+    return not is_elsewhere and (Path(name).expanduser().is_dir() or _is_path(name))
 
 
 def _is_path(name: str) -> bool:

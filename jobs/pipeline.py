@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -29,10 +28,11 @@ from ray.data import ActorPoolStrategy
 from actors.guard import Guard, open_ledger, pack, unpack
 from actors.rows import UNITS
 from jobs import sources
+from jobs.places import SharedPaths
 from jobs.preflight import Demand, check
 from jobs.sizes import actor_bytes
-from jobs.tables import Files
-from visvm.config import Config
+from jobs.tables import FILE_SECONDS, Files
+from visvm import storage
 from visvm.prompts import DETAIL_PROMPTS, prompt_for
 from visvm.records import ERRORS
 
@@ -40,8 +40,12 @@ SECONDS_BETWEEN_REPORTS = 5.0
 logger = logging.getLogger(__name__)
 
 
-class PipelineConfig(Config):
+class PipelineConfig(SharedPaths):
     """The fields of every job that takes pictures through a policy."""
+
+    OPERATIONAL = SharedPaths.OPERATIONAL | {
+        *("min_actors", "max_actors", "num_gpus", "max_error_share", "commit_seconds"),
+    }
 
     images: str = Field(description="folder of pictures, parquet file or COCO annotation .json")
     out: str = Field(description="run folder")
@@ -76,6 +80,7 @@ class PipelineConfig(Config):
         3600, gt=0, description="seconds without any batch done after which the job fails"
     )
     max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of unusable pictures")
+    commit_seconds: float = Field(FILE_SECONDS, ge=0, description="rows wait so long for their file at most")
 
     @field_validator("prompts")
     @classmethod
@@ -158,7 +163,7 @@ def unit_id(image_id: str, prompt: str) -> str:
 
 
 def write_units(
-    units: pa.Table, folder: Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
+    units: pa.Table, folder: str | Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
 ) -> None:
     """Take the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
 
@@ -166,12 +171,13 @@ def write_units(
         RuntimeError: more than ``max_error_share`` of the units failed.
     """
     check([stage.demand for stage in stages])
-    errors = folder.parent / "errors"
-    shutil.rmtree(errors, ignore_errors=True)  # what failed in an earlier run is tried again
-    good, bad = Files(folder, schema), Files(errors, ERRORS)
+    errors = storage.join(storage.parent(str(folder)), "errors")
+    storage.delete(errors)  # what failed in an earlier run is tried again
+    good = Files(folder, schema, seconds=config.commit_seconds)
+    bad = Files(errors, ERRORS, seconds=config.commit_seconds)
     batches = _batches(units, good.column("id"), config.batch_size)
     num_todo = sum(batch.num_rows for batch in batches)
-    progress = Progress(folder.name, total=units.num_rows, done=units.num_rows - num_todo)
+    progress = Progress(PurePath(folder).name, total=units.num_rows, done=units.num_rows - num_todo)
     for table in _run(batches, stages, config.patience):
         failed = pc.is_valid(table["error"])
         good.add(table.filter(pc.invert(failed)).select(schema.names))

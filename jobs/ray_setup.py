@@ -11,16 +11,24 @@ import ray.data
 
 from jobs import nodes
 from jobs.nodes import Cluster
+from jobs.places import check_places
+from visvm.config import Config
 
 ROOT = Path(__file__).parents[1]
 NUM_ATTEMPTS = 3
 logger = logging.getLogger(__name__)
 
 
-def start(*, num_cpus: int | None = None) -> None:
-    """Connect this process to Ray, once; a local cluster dies with the process."""
+def start(config: Config | None = None, *, num_cpus: int | None = None) -> None:
+    """Connect this process to Ray, once; a local cluster dies with the process.
+
+    Raises:
+        ValueError: the nodes of the cluster do not all see the places of the job's config.
+    """
     if not ray.is_initialized():
         _connect(num_cpus)
+    if config is not None:
+        check_places(config, num_nodes=sum(node["Alive"] for node in ray.nodes()))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # jobs report themselves, which also reads well in a log file
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of actors that take long to load

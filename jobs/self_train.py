@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
@@ -22,15 +21,16 @@ from pydantic import Field, field_validator, model_validator
 from jobs import caption, finetune, generate_triples, train_value
 from jobs.command import run
 from jobs.models import check_reward
+from jobs.places import SharedPaths
 from jobs.stages import Stages, check_options
-from visvm.config import Config
+from visvm import storage
 from visvm.search import METHODS
 
 PREDICTS = {"value": "value", "reward+future": "future"}
 logger = logging.getLogger(__name__)
 
 
-class SelfTrainConfig(Config):
+class SelfTrainConfig(SharedPaths):
     """Configuration of self-train; the sections are options of the jobs they are named after."""
 
     out: str = Field(description="folder of the run")
@@ -70,9 +70,8 @@ class SelfTrainConfig(Config):
 
 def work(config: SelfTrainConfig) -> dict[str, Any]:
     """The rounds, then the evaluation of every policy on the way."""
-    stages = Stages(
-        Path(config.out), config.seed, {"reward": check_reward(config.reward, policy=config.policy)}
-    )
+    common = {"reward": check_reward(config.reward, policy=config.policy)}
+    stages = Stages(storage.absolute(config.out), config.seed, common, config.shared_paths)
     images, test_images = _pictures(config, stages)
     policy, tested = config.policy, {}
     for number in range(config.rounds + 1):

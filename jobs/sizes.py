@@ -16,6 +16,7 @@ from visvm.benchmark.models import SIZES, configuration
 from visvm.engine.engine import PREFILL_BATCH
 from visvm.families.size import ModelSize, model_size
 from visvm.reward import parse_name
+from visvm.storage import mirror
 from visvm.value import check_value_model
 
 MIB = 2**20
@@ -38,6 +39,7 @@ def size_of(name: str) -> ModelSize:
     """
     if name in KNOWN:
         return model_size(configuration(SIZES[KNOWN[name]]))
+    name = mirror.settings(name)
     if (Path(name) / "config.json").is_file() and _is_value(Path(name)):
         return model_size(check_value_model(name).base_config)
     return model_size(AutoConfig.from_pretrained(check_policy(name)))
@@ -49,6 +51,7 @@ def clip_parameters(name: str) -> int:
     from open_clip import get_model_config
     from open_clip.model import CLIP, CustomTextCLIP
 
+    name = mirror.settings(name)
     architecture, _ = parse_name(name)
     config = get_model_config(architecture)
     if architecture.startswith("local-dir:"):

@@ -1,4 +1,4 @@
-"""Where pictures come from: a folder, parquet files or a COCO annotation file."""
+"""Where pictures come from: a folder, parquet files or a COCO annotation file, here or in a store."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from visvm import storage
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def find(images: str, *, image_root: str | None = None) -> list[Source]:
     Raises:
         ValueError: nothing there, nothing in it, malformed, or two pictures with one id.
     """
-    path = Path(images).expanduser().absolute()
-    if not path.exists():
-        raise ValueError(f"images = {images!r}: no such file or folder")
-    sources = list(dict.fromkeys(_read(path, image_root)))
+    try:
+        sources = list(dict.fromkeys(_read(storage.absolute(images), image_root)))
+    except OSError as error:
+        raise ValueError(f"cannot read images = {images!r}: {error}") from None
     if not sources:
         raise ValueError(f"images = {images!r}: no pictures in it")
     _check_unique(sources)
@@ -57,72 +58,82 @@ def draw(sources: Sequence[Source], sample: int | None, seed: int) -> list[Sourc
     return sorted(random.Random(seed).sample(list(sources), sample))
 
 
-def _read(path: Path, image_root: str | None) -> Iterator[Source]:
-    if path.suffix == ".json":
-        return _coco(path, image_root)
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    if not path.is_dir():
-        raise ValueError(f"images = {path}: expected a folder, a .parquet file or a COCO .json file")
-    annotations = sorted(path.glob("instances_*.json"))
+def _read(images: str, image_root: str | None) -> Iterator[Source]:
+    if not storage.exists(images):
+        raise ValueError(f"images = {images!r}: no such file or folder")
+    if images.endswith(".json"):
+        return _coco(images, image_root)
+    if images.endswith(".parquet"):
+        return _parquet(images)
+    if not storage.is_folder(images):
+        raise ValueError(f"images = {images}: expected a folder, a .parquet file or a COCO .json file")
+    return _folder(images, image_root)
+
+
+def _folder(folder: str, image_root: str | None) -> Iterator[Source]:
+    """A folder may hold COCO annotations, parquet files, or the pictures themselves."""
+    names = [file.name for file in storage.walk(folder)]
+    top = sorted(name for name in names if "/" not in name)
+    annotations = [name for name in top if name.startswith("instances_") and name.endswith(".json")]
     if len(annotations) > 1:
-        names = ", ".join(file.name for file in annotations)
-        raise ValueError(f"images = {path}: name one of its annotation files: {names}")
+        raise ValueError(f"images = {folder}: name one of its annotation files: {', '.join(annotations)}")
     if annotations:
-        return _coco(annotations[0], image_root)
-    tables = sorted(path.glob("*.parquet"))
-    return (source for file in tables for source in _parquet(file)) if tables else _folder(path)
+        return _coco(storage.join(folder, annotations[0]), image_root)
+    tables = [storage.join(folder, name) for name in top if name.endswith(".parquet")]
+    return (source for table in tables for source in _parquet(table)) if tables else _files(folder, names)
 
 
-def _folder(folder: Path) -> Iterator[Source]:
+def _files(folder: str, names: Iterable[str]) -> Iterator[Source]:
     """A picture's id is its path without the suffix, or with it where two share the rest."""
-    files = [file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES]
-    names = Counter(file.with_suffix("") for file in files)
-    for file in files:
-        name = file.with_suffix("") if names[file.with_suffix("")] == 1 else file
-        yield Source(name.relative_to(folder).as_posix(), str(file))
+    pictures = [PurePosixPath(name) for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    counts = Counter(picture.with_suffix("") for picture in pictures)
+    for picture in pictures:
+        stem = picture.with_suffix("")
+        yield Source(str(stem if counts[stem] == 1 else picture), storage.join(folder, str(picture)))
 
 
-def _coco(file: Path, image_root: str | None) -> Iterator[Source]:
+def _coco(file: str, image_root: str | None) -> Iterator[Source]:
     """The pictures of a COCO annotation file lie in ``image_root``, or in images/ beside it, or beside it."""
-    beside = file.parent / "images"
-    root = Path(image_root).expanduser().absolute() if image_root else None
-    root = root or (beside if beside.is_dir() else file.parent)
+    beside = storage.join(storage.parent(file), "images")
+    root = storage.absolute(image_root) if image_root else None
+    root = root or (beside if storage.is_folder(beside) else storage.parent(file))
     try:
-        entries = [(str(entry["id"]), entry["file_name"]) for entry in json.loads(file.read_text())["images"]]
+        images = json.loads(storage.read(file))["images"]
+        entries = [(str(entry["id"]), str(entry["file_name"])) for entry in images]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is not a COCO annotation file: {error!r}") from None
-    if entries and not any((root / name).exists() for _, name in entries):
+    if entries and not _any_is_in(root, {name for _, name in entries}):
         raise ValueError(f"none of the pictures of {file} is in {root}; set --image-root")
-    return (Source(image_id, str(root / name)) for image_id, name in entries)
+    return (Source(image_id, storage.join(root, name)) for image_id, name in entries)
 
 
-def _parquet(file: Path) -> Iterator[Source]:
+def _any_is_in(root: str, names: set[str]) -> bool:
+    is_elsewhere = any(storage.join(root, name) != f"{root}/{name}" for name in names)
+    return is_elsewhere or any(file.name in names for file in storage.walk(root))
+
+
+def _parquet(file: str) -> Iterator[Source]:
     """A row is a picture: an id column if there is one, and a uri or the bytes themselves."""
     try:
-        schema = pq.read_schema(file)
+        table = storage.parquet(file)
+        schema = table.schema_arrow
         id_column = _first(schema, ID_COLUMNS)
         uri_column, data_column = _first(schema, URI_COLUMNS), _first(schema, DATA_COLUMNS)
         wanted = [name for name in (id_column, uri_column) if name]
-        rows = pq.read_table(file, columns=wanted).to_pylist() if wanted else []
-        num_rows = pq.read_metadata(file).num_rows
+        rows = storage.read_table(file, columns=wanted).to_pylist() if wanted else []
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"cannot read {file}: {error}") from None
     if not uri_column and not data_column:
         raise ValueError(f"{file}: expected a column {' or '.join((*URI_COLUMNS, *DATA_COLUMNS))}")
-    for i in range(num_rows):
+    for i in range(table.metadata.num_rows):
         row: dict[str, Any] = rows[i] if rows else {}
-        image_id = str(row[id_column]) if id_column else f"{file.stem}-{i:06d}"
-        uri = _absolute(row[uri_column], file.parent) if uri_column else f"{file}#{data_column}={i}"
-        yield Source(image_id, uri)
+        image_id = str(row[id_column]) if id_column else f"{PurePosixPath(file).stem}-{i:06d}"
+        beside = storage.join(storage.parent(file), (row[uri_column] or "") if uri_column else "")
+        yield Source(image_id, beside if uri_column else f"{file}#{data_column}={i}")
 
 
 def _first(schema: pa.Schema, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in schema.names), None)
-
-
-def _absolute(uri: str | None, folder: Path) -> str:
-    return uri if uri and "://" in uri else str(folder / (uri or ""))
 
 
 def _check_unique(sources: Sequence[Source]) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jobs import caption, evaluate, finetune, generate_triples, train_value, world
-from jobs.folder import RunFolder
+from jobs.folder import RunFolder, read_json
+from jobs.places import SharedPaths
+from visvm import storage
 from visvm.config import Config, load
 
 Options = Mapping[str, Any]
@@ -26,9 +26,10 @@ class Stages:
     ``common`` are fields that every stage with a policy in it gets.
     """
 
-    out: Path
+    out: str
     seed: int
     common: Options
+    shared_paths: bool = False
 
     def pictures(self, name: str, **options: Any) -> str:
         """Pictures of the embedded world; their folder."""
@@ -64,15 +65,17 @@ class Stages:
 
     def metrics(self, name: str) -> Metrics:
         """What a finished stage reported."""
-        return json.loads(Path(self.path(name), "metrics.json").read_text())
+        return read_json(storage.join(self.path(name), "metrics.json"))
 
     def path(self, name: str) -> str:
         """The folder of a stage."""
-        return str(self.out / name)
+        return storage.join(self.out, name)
 
     def _run(
         self, name: str, work: Callable[[Any], Metrics], config_class: type[Config], options: Options
     ) -> Metrics:
+        if issubclass(config_class, SharedPaths):
+            options = {**options, "shared_paths": self.shared_paths}
         with RunFolder.of(load(config_class, out=self.path(name), **options)) as folder:
             if folder.complete:
                 logger.info("%s: done already", name)

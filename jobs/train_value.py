@@ -12,7 +12,6 @@ with the weights of a run that was not.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -21,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs
-import pyarrow.parquet as pq
 import ray.data
 import ray.train
 import ray.train.torch
@@ -31,7 +28,10 @@ from pydantic import Field, model_validator
 
 from jobs import models, ray_setup, workers
 from jobs.command import run
+from jobs.places import SharedPaths
+from visvm import storage
 from visvm.records import RESPONSE, ROLLOUTS
+from visvm.tables import table_files
 from visvm.training.captions import split
 from visvm.training.curve import Curve
 from visvm.training.rollouts import from_rows
@@ -50,7 +50,7 @@ WORLD_DEFAULTS = {
 }
 
 
-class TrainValueConfig(ValueTraining):
+class TrainValueConfig(ValueTraining, SharedPaths):
     """``visvm train-value``."""
 
     policy: str = Field(description='directory or hub id of the policy to start from, or "world"')
@@ -72,9 +72,9 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
     resolved = {
         "policy": models.check_policy(config.policy),
         "deepspeed": read_deepspeed(config.deepspeed),
-        "out": str(Path(config.out).absolute()),
+        "out": storage.absolute(config.out),
     }
-    ray_setup.start()
+    ray_setup.start(config)
     return workers.fit(
         train,
         config.model_copy(update=resolved),
@@ -91,27 +91,19 @@ def rollout_files(folder: str) -> list[str]:
     Raises:
         ValueError: it is missing or empty, or holds something else.
     """
-    path = folder if "://" in folder else str(_own(Path(folder).expanduser().absolute(), "rollouts"))
+    files = table_files(folder, "rollouts")
     try:
-        filesystem, inside = pa.fs.FileSystem.from_uri(path)
-        found = filesystem.get_file_info(pa.fs.FileSelector(inside))
-        files = sorted(info.path for info in found if info.path.endswith(".parquet"))
-        rows = [_count(filesystem, file) for file in files]
+        num_rows = sum(map(_count, files))
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"cannot read rollouts from {folder}: {str(error).splitlines()[0]}") from None
-    if not sum(rows):
+    if not num_rows:
         raise ValueError(f"rollouts = {folder}: no rollouts in it")
-    scheme = path.partition("://")[0] + "://" if "://" in path else ""
-    return [scheme + file for file in files]
+    return files
 
 
-def _own(folder: Path, name: str) -> Path:
-    return folder / name if (folder / name).is_dir() else folder
-
-
-def _count(filesystem: pa.fs.FileSystem, file: str) -> int:
+def _count(file: str) -> int:
     """Rows of one parquet file that must hold rollouts."""
-    parquet = pq.ParquetFile(file, filesystem=filesystem)
+    parquet = storage.parquet(file)
     schema = parquet.schema_arrow
     missing = set(ROLLOUTS.names) - set(schema.names)
     if not missing:
@@ -132,25 +124,24 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     started = time.monotonic()
     trainer = _trainer(config)
 
+    curve = Curve(config.out, step=trainer.step) if context.get_world_rank() == 0 else None
+
     def save() -> None:
+        if curve:
+            curve.save()
         with tempfile.TemporaryDirectory() as folder:
             trainer.save(Path(folder))
             written = any(Path(folder).iterdir())
             checkpoint = ray.train.Checkpoint.from_directory(folder) if written else None
             ray.train.report({"step": trainer.step}, checkpoint=checkpoint)
 
-    if context.get_world_rank() > 0:
-        trainer.run(log=lambda entry: None, checkpoint=save)
-        trainer.summary()
-        trainer.export(Path(config.out))
+    trainer.run(log=curve.add if curve else lambda entry: None, checkpoint=save)
+    metrics = trainer.summary()
+    if curve is None:
+        with tempfile.TemporaryDirectory() as folder:  # its part of the weights goes to the first worker
+            trainer.export(Path(folder))
         return {}
-    curve = Curve(Path(config.out), step=trainer.step)
-    trainer.run(log=curve.add, checkpoint=save)
-    metrics = {
-        **trainer.summary(),
-        "seconds": time.monotonic() - started,
-        **summarise(curve.close()),
-    }
+    metrics |= {"seconds": time.monotonic() - started, **summarise(curve.close())}
     _publish(trainer, config, metrics)
     return metrics
 
@@ -172,13 +163,10 @@ def _trainer(config: TrainValueConfig) -> ValueTrainer:
 
 
 def _publish(trainer: ValueTrainer, config: TrainValueConfig, metrics: dict[str, Any]) -> None:
-    """Write OUT/model in one step."""
-    partial, folder = Path(config.out, "model.partial"), Path(config.out, "model")
-    trainer.export(partial)
-    card = model_card(config.policy, config, trainer.model.config, metrics)
-    (partial / "README.md").write_text(card)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    """Write OUT/model, with its card."""
+    with storage.new_folder(storage.join(config.out, "model")) as folder:
+        trainer.export(folder)
+        (folder / "README.md").write_text(model_card(config.policy, config, trainer.model.config, metrics))
 
 
 def summarise(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:

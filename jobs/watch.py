@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from visvm.training.curve import read_curve
 
@@ -15,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def watching(path: Path) -> Iterator[None]:
+def watching(path: str) -> Iterator[None]:
     """Log the newest entry of the curve at ``path`` while the block runs."""
     done = threading.Event()
     thread = threading.Thread(target=_watch, args=(path, done), daemon=True)
@@ -27,7 +26,7 @@ def watching(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def _watch(path: Path, done: threading.Event) -> None:
+def _watch(path: str, done: threading.Event) -> None:
     seen = None
     while not done.wait(SECONDS_BETWEEN_REPORTS):
         entries = [entry for entry in read_curve(path) if "held_out" not in entry]

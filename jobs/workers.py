@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
@@ -42,7 +41,7 @@ def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **option
         ),
         **options,
     )
-    with watching(Path(config.out) / "curve.jsonl"):
+    with watching(f"{config.out}/curve.jsonl"):
         return trainer.fit().return_value
 
 

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+S3_PORT = free_port()
+
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # see jobs/__init__.py
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("RAY_ADDRESS", None)
+_cache = tempfile.TemporaryDirectory(prefix="visvm-cache-")
+os.environ["VISVM_CACHE"] = _cache.name
+# Where the fixture s3 listens; set before Ray starts, for its workers have the environment of then.
+os.environ |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{S3_PORT}", "AWS_DEFAULT_REGION": "us-east-1"}
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +47,38 @@ def local_ray() -> Iterator[None]:
     ray_setup.start(num_cpus=4)
     yield
     ray.shutdown()
+
+
+class S3Server:
+    """S3's protocol on loopback; what it holds is this process's and outlives ``stop``."""
+
+    def start(self) -> None:
+        from moto.server import ThreadedMotoServer
+
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=S3_PORT, verbose=False)
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """The S3 that AWS_ENDPOINT_URL names, here and in Ray's workers."""
+    server = S3Server()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> str:
+    """A bucket of one's own, empty."""
+    from visvm.storage.s3 import client
+
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    client().create_bucket(Bucket=name)
+    return f"s3://{name}"
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,7 @@ def test_the_centre_is_the_one_as_long_as_greedy_among_those_with_its_recall() -
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = Stages(tmp_path, 0, {})
+    stages = Stages(str(tmp_path), 0, {})
     folder = stages.pictures("pictures", split="test", count=2)
     assert len(list(Path(folder, "images").iterdir())) == 2
     monkeypatch.setattr(world, "make", lambda config: pytest.fail("it ran again"))
@@ -60,7 +60,7 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_stage_that_failed_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stages = Stages(tmp_path, 0, {})
+    stages = Stages(str(tmp_path), 0, {})
     with monkeypatch.context() as broken:
         broken.setattr(world, "make", lambda config: 1 / 0)
         with pytest.raises(ZeroDivisionError):

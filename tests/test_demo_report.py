@@ -12,9 +12,9 @@ from jobs import demo_report
 from jobs.folder import write_json
 from jobs.sources import find
 from jobs.stages import Stages
-from jobs.tables import write_table
 from visvm.metrics import read_truth
 from visvm.records import CAPTIONS
+from visvm.storage import write_table
 
 METHODS = ("greedy", "visvm", "sft_visvm")
 STEPS = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]
@@ -52,12 +52,12 @@ def captions(method: str, pictures: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def finished(tmp_path: Path) -> tuple[Stages, dict[str, str], dict[str, Any]]:
-    stages = Stages(tmp_path, 0, {})
+    stages = Stages(str(tmp_path), 0, {})
     pictures = stages.pictures("pictures/test", split="test", count=3)
     runs = {method: stages.path(f"captions/test/{method}") for method in METHODS}
     for method, folder in runs.items():
         table = pa.Table.from_pylist(captions(method, pictures), schema=CAPTIONS)
-        write_table(table, Path(folder, "captions/part-00000.parquet"))
+        write_table(f"{folder}/captions/part-00000.parquet", table)
     rollouts = {"num_responses": 15, "num_triples": 90, "reward_mean": 0.4, "reward_std": 0.1}
     value = {
         "curve": [{"step": 1, "td_loss": 1.0}, {"step": 2, "td_loss": 0.9}],
@@ -65,7 +65,7 @@ def finished(tmp_path: Path) -> tuple[Stages, dict[str, str], dict[str, Any]]:
     }
     stages_metrics = {"rollouts": rollouts, "value/value-0": value, "sft/visvm": {"loss": STEPS}}
     for name, metrics in stages_metrics.items():
-        write_json(tmp_path / name / "metrics.json", metrics)
+        write_json(f"{tmp_path}/{name}/metrics.json", metrics)
     metrics = {
         "rows": [row(method) for method in METHODS],
         "paired": [],
@@ -78,7 +78,7 @@ def finished(tmp_path: Path) -> tuple[Stages, dict[str, str], dict[str, Any]]:
 
 def test_it_shows_table_curves_and_choices(finished: Any) -> None:
     stages, runs, metrics = finished
-    page = demo_report.write(stages, runs, metrics).read_text()
+    page = Path(demo_report.write(stages, runs, metrics)).read_text()
     assert page.count("<img") == 2
     assert page.count("<svg") == 4
     shown = sorted(one.image_id for one in find(stages.path("pictures/test")))[:2]
@@ -95,6 +95,6 @@ def test_it_shows_the_curves_of_a_full_run(finished: Any) -> None:
         "centre_compared": [row("greedy")],
         "step_size": {"prm": [row("prm", step_size=k) for k in (1, 2)]},
     }
-    page = demo_report.write(stages, runs, metrics).read_text()
+    page = Path(demo_report.write(stages, runs, metrics)).read_text()
     assert page.count("<svg") == 4 + 3
     assert "Moving the reward centre" in page and "Candidates a step" in page

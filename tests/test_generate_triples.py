@@ -15,7 +15,7 @@ import ray
 
 from jobs import generate_triples
 from jobs.generate_triples import triples
-from jobs.tables import ROWS_PER_FILE, parts, read_rows
+from jobs.tables import parts, read_rows
 from tests import tiny
 from visvm.records import ERRORS, ROLLOUTS, TRIPLES
 
@@ -25,13 +25,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def arguments(tiny_policy: Path, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A job of 360 units in six files, and a picture that cannot be used."""
+    """A job of 360 units, a file a batch, and a picture that cannot be used."""
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(NUM_IMAGES):
         tiny.picture(i).image.save(folder / f"{i:03d}.png")
     (folder / "empty.jpg").write_bytes(b"")
     flags = {"images": folder, "policy": tiny_policy, "reward": tiny_clip, "prompts": "all", "seed": 3}
-    flags |= {"max-new-tokens": 8, "batch-size": 18, "max-error-share": 0.1}
+    flags |= {"max-new-tokens": 8, "batch-size": 18, "max-error-share": 0.1, "commit-seconds": 0}
     return [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
 
 
@@ -60,13 +60,13 @@ def test_killed_and_started_again_it_gives_the_same_rows(
 ) -> None:
     out = tmp_path / "killed"
     kill_after_first_file(arguments, out)
-    written = [path.stat().st_mtime_ns for path in parts(out / "rollouts")]
-    assert 1 <= len(written) < NUM_IMAGES * NUM_PROMPTS // ROWS_PER_FILE
+    written = [Path(path).stat().st_mtime_ns for path in parts(out / "rollouts")]
+    assert 1 <= len(written) < NUM_IMAGES * NUM_PROMPTS // 18
     num_rows = sum(1 for _ in read_rows(out / "rollouts"))
     with caplog.at_level("INFO"):
         assert generate_triples.main([*arguments, "--out", str(out)]) == 0
     assert f"going on after {num_rows} of" in caplog.text
-    assert [path.stat().st_mtime_ns for path in parts(out / "rollouts")][: len(written)] == written
+    assert [Path(path).stat().st_mtime_ns for path in parts(out / "rollouts")][: len(written)] == written
     for folder in ("rollouts", "triples", "errors"):
         assert table_of(out / folder).equals(table_of(finished / folder)), "to the bit"
 

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pytest
 
 from actors.rows import FAULT, UNIT, UNITS, Row, each, table
+from jobs import tables
 from jobs.pipeline import PipelineConfig, Progress, Stage, _batches, write_units
-from jobs.tables import ROWS_PER_FILE, Files, parts, read_rows
+from jobs.tables import Files, parts, read_rows
 from visvm.config import load as load_config
 from visvm.records import ERRORS
 
+NUM_DONE = 64
 NAMED = pa.schema([*UNIT, ("answer", pa.string())])
 
 
@@ -119,9 +121,9 @@ def test_actors_that_die_while_they_load_end_the_job(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_a_second_run_does_what_is_missing_and_tries_errors_again(tmp_path: Path) -> None:
-    units = make(tmp_path / "files", ROWS_PER_FILE + 6, bad=(2,))
+    units = make(tmp_path / "files", NUM_DONE + 6, bad=(2,))
     out = tmp_path / "out"
-    write(units.slice(0, ROWS_PER_FILE), out, "first")
+    write(units.slice(0, NUM_DONE), out, "first")
     (out / "answers" / "part-00001.parquet.tmp").write_bytes(b"half a file")
     (tmp_path / "files" / "2.png").write_text("good")
     rows = write(units, out, "second")
@@ -136,9 +138,9 @@ def test_a_second_run_does_what_is_missing_and_tries_errors_again(tmp_path: Path
         "second 6": 6,
     }
     assert rows_of(out / "errors") == []
-    written = [path.stat().st_mtime_ns for path in parts(out / "answers")]
+    written = [Path(path).stat().st_mtime_ns for path in parts(out / "answers")]
     assert write(units, out, "third") == rows
-    assert [path.stat().st_mtime_ns for path in parts(out / "answers")] == written
+    assert [Path(path).stat().st_mtime_ns for path in parts(out / "answers")] == written
 
 
 @pytest.mark.ray
@@ -162,17 +164,30 @@ def test_what_is_left_are_the_batches_of_an_unbroken_run() -> None:
         assert [batch["id"].to_pylist() for batch in left] == expected
 
 
-def test_files_take_rows_of_their_schema_only(tmp_path: Path) -> None:
-    files = Files(tmp_path, ERRORS)
+def test_files_take_rows_of_their_schema_and_are_written_when_large_or_due(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = table([{"uri": "a", "image_id": "1", "stage": "read", "reason": "gone"}], ERRORS)
+    monkeypatch.setattr(tables, "FILE_BYTES", 10 * row.nbytes)
+    files = Files(tmp_path, ERRORS, seconds=3600)
     with pytest.raises(AssertionError):
         files.add(UNITS.empty_table())
-    row = {"uri": "a", "image_id": "1", "stage": "read", "reason": "gone"}
-    for _ in range(ROWS_PER_FILE + 1):
-        files.add(table([row], ERRORS))
+    for _ in range(15):
+        files.add(row)
     assert len(parts(tmp_path)) == 1
     files.flush()
-    assert [path.name for path in parts(tmp_path)] == ["part-00000.parquet", "part-00001.parquet"]
-    assert Files(tmp_path, ERRORS).column("uri").to_pylist() == ["a"] * (ROWS_PER_FILE + 1)
+    files.seconds = 0
+    files.add(row)
+    assert [Path(part).name for part in parts(tmp_path)] == [f"part-0000{i}.parquet" for i in range(3)]
+    assert Files(tmp_path, ERRORS).column("uri").to_pylist() == ["a"] * 16
+
+
+def test_of_two_who_write_one_folder_one_fails_and_no_row_is_lost(tmp_path: Path) -> None:
+    first, second = Files(tmp_path, ERRORS, seconds=0), Files(tmp_path, ERRORS, seconds=0)
+    first.add(table([{"uri": "a"}], ERRORS))
+    with pytest.raises(FileExistsError):
+        second.add(table([{"uri": "b"}], ERRORS))
+    assert [row["uri"] for row in read_rows(tmp_path)] == ["a"]
 
 
 def test_progress_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:

@@ -65,7 +65,7 @@ def test_the_page_shows_choices_and_marks_what_is_not_there(tmp_path: Path) -> N
     step = {"candidates": [candidate(" A dog.", 0.25), candidate(" A <b>cat</b>.", 0.5, reason="stop")]}
     row = {"sentences": [" A dog."], "trace": [step | {"choice": 0}]}
     greedy = {"sentences": [" A cat."], "trace": []}
-    example = Example(tmp_path / "1.png", frozenset({"cat"}), {"visvm": row, "greedy": greedy})
+    example = Example(str(tmp_path / "1.png"), frozenset({"cat"}), {"visvm": row, "greedy": greedy})
     plot = Plot("Loss", "step", "loss", [Series("a", [1, 2], [3.0, 2.0])])
     page = render(Report("Demo", {"pictures": "10"}, [ROW], [PAIRED], [plot], [example]))
     assert "data:image/png;base64," in page and "<svg" in page

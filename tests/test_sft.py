@@ -103,7 +103,7 @@ def test_loss_is_the_policys_own_surprise(name: str, tmp_path: Path) -> None:
 def test_result_loads_back_as_a_policy_and_learned(llava: Path, tmp_path: Path) -> None:
     trainer = trainer_of(llava, make_examples(tmp_path), tmp_path / "scratch", learning_rate=1e-2, epochs=6)
     trainer.train()
-    sft.save_policy(trainer, tmp_path / "model")
+    sft.save_policy(trainer, str(tmp_path / "model"))
     metrics = sft.training_metrics(trainer)
     assert metrics["loss"][-1]["loss"] < 0.6 * metrics["loss"][0]["loss"]
     assert metrics["num_steps"] == 12

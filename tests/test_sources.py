@@ -11,7 +11,9 @@ from jobs.caption import CaptionConfig
 from jobs.generate_triples import GenerateConfig
 from jobs.models import check_policy, check_reward, check_value, resolve
 from jobs.pipeline import PipelineConfig, make_units
+from jobs.places import check_places
 from jobs.sources import Source, draw, find
+from jobs.train_value import TrainValueConfig
 from tests import tiny
 from visvm.config import load
 from visvm.images import read
@@ -197,3 +199,18 @@ def test_the_policys_config_for_a_gpu_is_valid(config: type[PipelineConfig]) -> 
     loaded = load(config, path, images=".", out="out")
     assert loaded.cache_mb is not None
     assert loaded.max_pictures * 2368 / 8 + loaded.max_rows * 576 / 8 <= loaded.cache_mb
+
+
+def test_a_cluster_of_several_nodes_takes_no_path_of_one_machine(tiny_policy: Path) -> None:
+    remote = {"images": "s3://x/pictures", "out": "s3://x/out"}
+    for given in (remote, {**remote, "policy": "org/name", "reward": "ViT-L-14-336/openai"}):
+        check_places(load(PipelineConfig, **given), num_nodes=3)
+    for name, place in (("images", "photos"), ("out", "/out"), ("policy", str(tiny_policy))):
+        config = load(PipelineConfig, **{**remote, name: place})
+        check_places(config, num_nodes=1)
+        with pytest.raises(ValueError, match=rf"^{name} = {place}: .* 3 nodes; use s3://.*--shared-paths"):
+            check_places(config, num_nodes=3)
+        check_places(config.model_copy(update={"shared_paths": True}), num_nodes=3)
+    training = load(TrainValueConfig, policy="world", rollouts=("s3://x/a", "runs/b"), out="s3://x/out")
+    with pytest.raises(ValueError, match=r"^rollouts = runs/b: a path of one machine"):
+        check_places(training, num_nodes=2)

@@ -242,14 +242,14 @@ def test_a_cut_response_has_no_return() -> None:
 
 
 def test_a_curve_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
-    curve = Curve(tmp_path)
+    curve = Curve(str(tmp_path))
     for step in (1, 2, 3):
         curve.add({"step": step, "td_loss": float(step)})
     (tmp_path / "curve.jsonl").open("a").write('{"step": 4, "td_')
-    again = Curve(tmp_path, step=2)
+    again = Curve(str(tmp_path), step=2)
     again.add({"step": 3, "td_loss": 30.0})
     assert [entry["td_loss"] for entry in again.close()] == [1.0, 2.0, 30.0]
-    assert read_curve(tmp_path / "none.jsonl") == []
+    assert read_curve(str(tmp_path / "none.jsonl")) == []
     assert list((tmp_path / "tensorboard").iterdir())
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from visvm import storage
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 
 class Config(BaseModel):
     """The base of every configuration: frozen, unknown keys refused, defaults checked."""
+
+    OPERATIONAL: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say how the work is done and not what comes of it: a run may go on with others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, serialize_by_alias=True)
 
@@ -38,7 +43,7 @@ def load(
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(Path(path).read_text())
+        data = yaml.safe_load(storage.read(str(path)))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read config {path}: {error}") from None
     if data is None:

@@ -6,12 +6,13 @@ import hashlib
 import io
 import re
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-import pyarrow.fs
+import pyarrow
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from visvm import storage
 from visvm.records import Picture
 
 MAX_PIXELS = 64 * 2**20
@@ -40,10 +41,11 @@ def read(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
 
     Raises:
         ValueError: the file cannot be read or is larger than ``max_bytes``.
+        storage.Unreachable: the store it is in cannot be reached.
     """
     row = _PARQUET_ROW.fullmatch(uri)
     try:
-        data = _read_row(row["file"], row["column"], int(row["row"])) if row else _read_file(uri, max_bytes)
+        data = _read_row(**row.groupdict()) if row else storage.read(uri, max_bytes + 1)
     except (OSError, LookupError, pyarrow.lib.ArrowException) as error:
         raise ValueError(f"cannot read {uri}: {error}") from None
     if len(data) > max_bytes:
@@ -71,38 +73,27 @@ def content_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:32]
 
 
-def _read_file(uri: str, max_bytes: int) -> bytes:
-    if "://" not in uri:
-        with Path(uri).open("rb") as file:
-            return file.read(max_bytes + 1)
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    with filesystem.open_input_stream(path, compression=None) as stream:
-        return stream.read(max_bytes + 1)
-
-
-def _read_row(file: str, column: str, row: int) -> bytes:
-    parquet = _parquet(file)
+def _read_row(file: str, column: str, row: str) -> bytes:
+    parquet, index = _parquet(file), int(row)
     for group in range(parquet.num_row_groups):
         num_rows = parquet.metadata.row_group(group).num_rows
-        if row < num_rows:
-            value = _column(file, column, group)[row].as_py()
+        if index < num_rows:
+            value = _column(file, column, group)[index].as_py()
             data = value["bytes"] if isinstance(value, dict) else value
             return data or b""
-        row -= num_rows
+        index -= num_rows
     raise IndexError("the file has fewer rows")
 
 
 @lru_cache(maxsize=4)
 def _parquet(uri: str) -> pq.ParquetFile:
-    if "://" not in uri:
-        return pq.ParquetFile(uri)
-    filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-    return pq.ParquetFile(path, filesystem=filesystem)
+    return storage.parquet(uri)
 
 
 @lru_cache(maxsize=2)  # rows are read in order: the group of the last row is that of the next
 def _column(uri: str, column: str, group: int) -> pyarrow.ChunkedArray:
-    return _parquet(uri).read_row_group(group, columns=[column]).column(column)
+    parquet = _parquet(uri)
+    return storage.reading(uri, lambda: parquet.read_row_group(group, columns=[column]).column(column))
 
 
 def _pixels(data: bytes, max_pixels: int) -> Image.Image:

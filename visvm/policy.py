@@ -13,6 +13,7 @@ from visvm.engine import Engine, Prefix, Rows, pack_linears
 from visvm.families import check_supported, family_of
 from visvm.records import Branch, Candidate, Request
 from visvm.sentences import first_sentence_end, split_sentences
+from visvm.storage import mirror
 
 CLOSERS = ".!?…。！？\n"
 MIB = 2**20
@@ -42,12 +43,13 @@ class SharedPrefixPolicy:
     def from_pretrained(
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", **options: Any
     ) -> SharedPrefixPolicy:
-        """Load a local directory or hub id.
+        """Load a directory (local, or a URI) or hub id.
 
         Raises:
             ValueError: the model cannot be found, or is not of a supported family.
         """
         check_supported(name)
+        name = mirror.local(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
         return cls(model.to(device), AutoProcessor.from_pretrained(name), **options)
 

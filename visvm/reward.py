@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from visvm.records import Picture, Question
+from visvm.storage import mirror
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 NUM_CACHED_IMAGES = 4096
@@ -46,7 +47,7 @@ class ClipScorer:
     def from_pretrained(
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", batch_size: int = 64
     ) -> ClipScorer:
-        """Load "ARCHITECTURE/WEIGHTS" of open_clip, a hub id ("org/repo") or a local directory.
+        """Load "ARCHITECTURE/WEIGHTS" of open_clip, a hub id ("org/repo") or a directory.
 
         Raises:
             ValueError: an unknown name, or a model without weights.
@@ -55,7 +56,7 @@ class ClipScorer:
             raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(PRECISIONS)}")
         import open_clip  # takes seconds, and most processes do without
 
-        architecture, weights = parse_name(name)
+        architecture, weights = parse_name(mirror.local(name))
         options = {"precision": PRECISIONS[dtype], "device": device}
         try:
             model, preprocess = open_clip.create_model_from_pretrained(architecture, weights, **options)

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from visvm.families.base import EncodedPicture, Family
 from visvm.families.llava import Llava, LlavaNext
 from visvm.families.qwen import QwenVL
+from visvm.storage import mirror
 
 FAMILIES: dict[str, type[Family]] = {
     "llava": Llava,
@@ -32,14 +33,14 @@ def family_of(base: nn.Module, processor: Any) -> Family:
 
 
 def check_supported(config: Any) -> str:
-    """The model type of a config object, local directory or hub id.
+    """The model type of a config object, directory or hub id.
 
     Raises:
         ValueError: the model is not of a supported family, or cannot be found.
     """
     if isinstance(config, str):
         try:
-            config = AutoConfig.from_pretrained(config)
+            config = AutoConfig.from_pretrained(mirror.settings(config))
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"cannot read a model at {config!r}: {str(error).splitlines()[0]}") from None
     if config.model_type not in FAMILIES:

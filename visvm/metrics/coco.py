@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from visvm import storage
 from visvm.metrics.chair import Variant, mentions
 from visvm.metrics.vocabulary import CATEGORY_OF
 
@@ -26,7 +27,7 @@ def read_truth(folder: str | Path, image_ids: Iterable[int | str], *, variant: V
     Raises:
         ValueError: no or malformed annotation files (which, and what is wrong), or an unknown picture.
     """
-    instances, captions = (_load_all(Path(folder), kind) for kind in ("instances", "captions"))
+    instances, captions = (_load_all(str(folder), kind) for kind in ("instances", "captions"))
     names = _names({**instances, **captions})
     keys = {image_key(image_id) for image_id in image_ids}
     _check_known(keys, names, folder)
@@ -47,21 +48,21 @@ def image_key(image_id: int | str) -> str:
     return str(int(name)) if name.isdecimal() else name
 
 
-def _load_all(folder: Path, kind: str) -> dict[Path, Any]:
-    paths = sorted(folder.glob(f"{kind}_*.json"))
+def _load_all(folder: str, kind: str) -> dict[str, Any]:
+    paths = [storage.join(folder, name) for name in storage.names(folder, f"{kind}_*.json")]
     if not paths:
         raise ValueError(f"no {kind}_*.json in {folder}: CHAIR needs COCO's instances and its captions")
     return {path: _load(path) for path in paths}
 
 
-def _load(path: Path) -> Any:
+def _load(path: str) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(storage.read(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
 
 
-def _entries(path: Path, data: Any, section: str, *keys: str) -> Iterator[tuple[Any, ...]]:
+def _entries(path: str, data: Any, section: str, *keys: str) -> Iterator[tuple[Any, ...]]:
     entries = data.get(section) if isinstance(data, dict) else None
     if not isinstance(entries, list):
         raise ValueError(f'{path}: expected an object with a list "{section}"')
@@ -72,7 +73,7 @@ def _entries(path: Path, data: Any, section: str, *keys: str) -> Iterator[tuple[
             raise ValueError(f"{path}: {section}[{i}] needs {' and '.join(keys)}, got {entry!r}") from None
 
 
-def _names(files: dict[Path, Any]) -> dict[str, str]:
+def _names(files: dict[str, Any]) -> dict[str, str]:
     """The id, as text, of every picture by its ``image_key`` and by that of its file name."""
     names: dict[str, str] = {}
     for path, data in files.items():
@@ -90,7 +91,7 @@ def _check_known(keys: set[str], names: dict[str, str], folder: str | Path) -> N
         )
 
 
-def _add_instances(path: Path, data: Any, wanted: set[str], objects: dict[str, set[str]]) -> None:
+def _add_instances(path: str, data: Any, wanted: set[str], objects: dict[str, set[str]]) -> None:
     category_of = {}
     for category_id, name in _entries(path, data, "categories", "id", "name"):
         if str(name) not in CATEGORY_OF:

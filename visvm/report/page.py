@@ -6,11 +6,11 @@ import base64
 import mimetypes
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from visvm import images
 from visvm.metrics.chair import chair
 from visvm.report.plots import Plot, to_svg
 from visvm.report.table import COLUMNS, DIFFERENCES, Row, cells, name_of, paired_cells
@@ -20,7 +20,7 @@ from visvm.report.table import COLUMNS, DIFFERENCES, Row, cells, name_of, paired
 class Example:
     """A picture, the objects that are in it, and its caption (a row of ``CAPTIONS``) by each method."""
 
-    picture: Path
+    picture: str
     truth: frozenset[str]
     captions: Mapping[str, Row]
 
@@ -90,6 +90,6 @@ def _sentence(text: str, truth: Iterable[str]) -> dict[str, Any]:
     return {"text": text.strip(), "wrong": sorted(set(chair(text, truth).hallucinated))}
 
 
-def _data_url(path: Path) -> str:
-    kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _data_url(uri: str) -> str:
+    kind = mimetypes.guess_type(uri)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(images.read(uri)).decode()}"

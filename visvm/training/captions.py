@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
-import pyarrow
-import pyarrow.parquet
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from visvm import images
+from visvm import images, storage
 from visvm.families import Family
+from visvm.tables import read_rows
 
 COLUMNS = ["image_id", "uri", "prompt", "caption", "finish_reason"]
+NUM_LOOKING = 16  # pictures looked for at a time: each is a request to a store
 IGNORED = -100  # labels that count for nothing in the loss
 
 
@@ -47,18 +47,11 @@ def read_captions(folders: Sequence[str]) -> list[Example]:
 
 
 def _read_folder(folder: str) -> list[Example]:
-    try:
-        if "://" in folder:
-            table = pyarrow.parquet.read_table(folder, columns=COLUMNS)
-        else:
-            table = pyarrow.parquet.read_table(Path(folder), columns=COLUMNS)
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"cannot read captions from {folder}: {reason}") from None
-    missing = set(COLUMNS) - set(table.column_names)
-    if missing:
-        raise ValueError(f"{folder} holds no captions: column {sorted(missing)} is missing")
-    rows = [row for row in table.to_pylist() if row["caption"] and row["caption"].strip()]
+    rows = [
+        row
+        for row in read_rows(folder, "captions", columns=COLUMNS)
+        if row["caption"] and row["caption"].strip()
+    ]
     if not rows:
         raise ValueError(f"{folder} holds no captions: no row with text")
     return [
@@ -68,13 +61,14 @@ def _read_folder(folder: str) -> list[Example]:
 
 
 def check_pictures(examples: Sequence[Example]) -> None:
-    """Refuse captions whose local pictures are gone.
+    """Refuse captions whose pictures are gone.
 
     Raises:
         ValueError: saying how many, and one of them.
     """
-    uris = {example.uri for example in examples if "://" not in example.uri and "#" not in example.uri}
-    missing = sorted(uri for uri in uris if not Path(uri).is_file())
+    uris = sorted({example.uri for example in examples if "#" not in example.uri})
+    with ThreadPoolExecutor(NUM_LOOKING) as pool:
+        missing = [uri for uri, there in zip(uris, pool.map(storage.is_file, uris), strict=True) if not there]
     if missing:
         raise ValueError(f"{len(missing)} of {len(uris)} captioned pictures are gone, e.g. {missing[0]}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -12,8 +12,10 @@ import yaml
 from pydantic import Field, model_validator
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
+from visvm import storage
 from visvm.config import Config
 from visvm.families import check_supported, family_of
+from visvm.storage import mirror
 from visvm.training.captions import Captions, Collator, Example, split
 
 
@@ -105,7 +107,7 @@ def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None
     if not isinstance(config, str):
         return config
     try:
-        data = yaml.safe_load(Path(config).read_text())
+        data = yaml.safe_load(storage.read(config))
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read DeepSpeed config {config}: {error}") from None
     if not isinstance(data, dict):
@@ -116,8 +118,10 @@ def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None
 def load_policy(name: str) -> tuple[Any, Any]:
     """(model in float32, processor) of a supported family."""
     check_supported(name)
-    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
-    return model, AutoProcessor.from_pretrained(name)
+    folder = mirror.local(name)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    model.config.name_or_path = name  # what the model card names
+    return model, AutoProcessor.from_pretrained(folder)
 
 
 class PolicyTrainer(Trainer):
@@ -156,18 +160,18 @@ def build_trainer(
     )
 
 
-def save_policy(trainer: Trainer, folder: Path) -> None:
+def save_policy(trainer: Trainer, folder: str) -> None:
     """Write weights, processor and model card as one policy directory; call it on every worker."""
-    partial = folder.with_name(folder.name + ".partial")
-    trainer.save_model(str(partial))
     if not trainer.args.should_save:
+        with TemporaryDirectory() as scratch:  # its part of the weights goes to the one that writes
+            trainer.save_model(scratch)
         return
-    (partial / "training_args.bin").unlink()  # a pickle of what the card and config.yaml say
-    collator: Any = trainer.data_collator
-    collator.family.processor.save_pretrained(partial)
-    (partial / "README.md").write_text(model_card(trainer))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with storage.new_folder(folder) as partial:
+        trainer.save_model(str(partial))
+        (partial / "training_args.bin").unlink()  # a pickle of what the card and config.yaml say
+        collator: Any = trainer.data_collator
+        collator.family.processor.save_pretrained(partial)
+        (partial / "README.md").write_text(model_card(trainer))
 
 
 def training_metrics(trainer: Trainer) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from transformers.configuration_utils import SubConfigSpec
 from visvm.engine.attention import no_mask, use_row_attention
 from visvm.engine.packing import Packed, TreeStrips, join_prefixes, tree_block_mask
 from visvm.families import check_supported, family_of
+from visvm.storage import mirror
 
 State = Literal["sentence", "prefix"]
 Predict = Literal["value", "future"]
@@ -105,13 +106,14 @@ class VisionValueModel(PreTrainedModel):
             ValueError: the policy cannot be found, or is not of a supported family.
         """
         check_supported(name)
-        policy = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
+        folder = mirror.local(name)
+        policy = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype))
         # A copy: a config that takes in another resets its choice of attention.
         own = VisionValueConfig(base_config=policy.config.to_dict(), **config)
         model = cls(own, base=policy.model)
         nn.init.zeros_(model.head.weight)
         nn.init.zeros_(model.head.bias)
-        return model.with_processor(AutoProcessor.from_pretrained(name))
+        return model.with_processor(AutoProcessor.from_pretrained(folder))
 
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> VisionValueModel:  # type: ignore[override]
@@ -121,8 +123,9 @@ class VisionValueModel(PreTrainedModel):
             ValueError: it cannot be found, or is not a value model.
         """
         check_value_model(str(name))
-        model = super().from_pretrained(name, *args, **kwargs)
-        return model.with_processor(AutoProcessor.from_pretrained(name))
+        folder = mirror.local(str(name))
+        model = super().from_pretrained(folder, *args, **kwargs)
+        return model.with_processor(AutoProcessor.from_pretrained(folder))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config.json, safetensors and the processor's files to a folder."""
@@ -167,7 +170,7 @@ def check_value_model(name: str) -> VisionValueConfig:
         ValueError: the directory or hub id cannot be read, or holds another kind of model.
     """
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(mirror.settings(name))
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot read a value model at {name!r}: {str(error).splitlines()[0]}") from None
     if not isinstance(config, VisionValueConfig):

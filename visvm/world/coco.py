@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+from visvm import storage
 from visvm.world.pictures import SIZE, boxes, image
 from visvm.world.scenes import CATEGORIES, Layout, layout
 from visvm.world.writer import reference
@@ -59,8 +61,8 @@ COCO_IDS = {
 }
 
 
-def make(out: str | Path, *, split: str, count: int, start: int = 0) -> list[Path]:
-    """Write pictures ``start`` .. ``start + count - 1`` of a split; the paths of the PNG files.
+def make(out: str | Path, *, split: str, count: int, start: int = 0) -> list[str]:
+    """Write pictures ``start`` .. ``start + count - 1`` of a split; the places of the PNG files.
 
     Layout: OUT/images/<12-digit id>.png, OUT/instances_SPLIT.json (boxes and categories) and
     OUT/captions_SPLIT.json (one short true caption a picture).
@@ -69,15 +71,19 @@ def make(out: str | Path, *, split: str, count: int, start: int = 0) -> list[Pat
         ValueError: an unknown split or an index outside 0..999999.
     """
     layouts = [layout(split, index) for index in range(start, start + count)]
-    folder = Path(out) / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / file_name(one) for one in layouts]
+    paths = [storage.join(str(out), "images", file_name(one)) for one in layouts]
     for one, path in zip(layouts, paths, strict=True):
-        image(one).save(path)
+        storage.write(path, _png(one))
     for kind, annotate in (("instances", _instances), ("captions", _captions)):
         data = {"info": _INFO, "images": [_image(one) for one in layouts], **annotate(layouts)}
-        (Path(out) / f"{kind}_{split}.json").write_text(json.dumps(data) + "\n")
+        storage.write(storage.join(str(out), f"{kind}_{split}.json"), json.dumps(data) + "\n")
     return paths
+
+
+def _png(one: Layout) -> bytes:
+    data = io.BytesIO()
+    image(one).save(data, "PNG")
+    return data.getvalue()
 
 
 def file_name(one: Layout) -> str:

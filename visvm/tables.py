@@ -1,0 +1,46 @@
+"""The parquet files of a run folder, read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from visvm import storage
+
+
+def table_files(place: str, kind: str) -> list[str]:
+    """A parquet file, or those of a folder, in order; a run folder stands for the ``kind`` in it.
+
+    Raises:
+        ValueError: it is missing or has none.
+    """
+    place = storage.absolute(place)
+    try:
+        if storage.is_file(place):
+            return [place]
+        for folder in (storage.join(place, kind), place):
+            if found := storage.names(folder, "*.parquet"):
+                return [storage.join(folder, name) for name in found]
+    except OSError as error:
+        raise ValueError(f"cannot read {kind} from {place}: {error}") from None
+    missing = "no parquet files in it" if storage.exists(place) else "no such file or folder"
+    raise ValueError(f"cannot read {kind} from {place}: {missing}")
+
+
+def read_rows(place: str, kind: str, *, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Columns of what ``table_files`` finds.
+
+    Raises:
+        ValueError: it is missing or holds something else.
+    """
+    try:
+        tables = [storage.read_table(file, columns) for file in table_files(place, kind)]
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"cannot read {kind} from {place}: {reason}") from None
+    for table in tables:
+        if missing := set(columns) - set(table.column_names):
+            raise ValueError(f"{place} holds no {kind}: column {sorted(missing)} is missing")
+    return [row for table in tables for row in table.to_pylist()]
