@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -102,9 +103,9 @@ def is_complete(path: str) -> bool:
     return storage.exists(storage.join(path, MANIFEST))
 
 
-def write_json(path: str, data: Any) -> None:
+def write_json(path: str | Path, data: Any) -> None:
     """Write JSON in one step: readers see the old file or the new one, never a part."""
-    storage.write(path, json.dumps(data, indent=2) + "\n")
+    storage.write(str(path), json.dumps(data, indent=2) + "\n")
 
 
 def read_json(path: str) -> Any:

@@ -57,5 +57,5 @@ def test_the_loop_in_a_bucket(s3: str) -> None:
     judged = ["--captions", f"visvm={s3}/captions", "--coco", pictures, "--out", f"{s3}/table"]
     assert evaluate.main(judged) == 0
     table = read_json(f"{s3}/table/metrics.json")
-    assert [(row["name"], row["num_images"]) for row in table["rows"]] == [("visvm", 6)]
+    assert [(row["method"], row["num_images"]) for row in table["rows"]] == [("visvm", 6)]
     assert table["runs"][f"visvm={s3}/captions"]["policy"] == policy
