@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -155,7 +156,8 @@ class TreeStrips:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """[B, heads, L, D] from query and from key, value [B, kv heads, L, D]; the same in every layer."""
-        room, options = self.num_prefix, {"scale": scaling, "enable_gqa": True}
+        room = self.num_prefix
+        options: dict[str, Any] = {"scale": scaling, "enable_gqa": True}
         parts = [
             F.scaled_dot_product_attention(
                 query[:, :, :room], key[:, :, :room], value[:, :, :room], is_causal=True, **options
