@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
-from visvm.engine import pack_linears
+from visvm.engine import linear, pack_linears
+
+
+@pytest.fixture(autouse=True)
+def _small_layers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "LEAST_WEIGHTS", 0)
 
 
 def test_values_are_those_of_the_plain_layer_for_any_number_of_rows() -> None:
@@ -15,6 +21,7 @@ def test_values_are_those_of_the_plain_layer_for_any_number_of_rows() -> None:
     plain = nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 16, bias=False))
     packed = copy.deepcopy(plain)
     pack_linears(packed)
+    assert type(packed[0]) is linear.FewRowsLinear
     assert packed.state_dict().keys() == plain.state_dict().keys()
     for shape in ((1, 24), (2, 24), (7, 24), (3, 5, 24), (100, 24)):
         rows = torch.randn(shape)
