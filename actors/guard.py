@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.meters import Meters
 from actors.rows import is_gpu_lost
 
 WHOLE_TRIES = 2  # a node may go at any time, so the first death says nothing of the batch
@@ -70,7 +71,7 @@ class Guard:
         self.stage, self.ledger = actor.__name__.lower(), ledger
         if ray.get(ledger.start.remote(self.stage)) > STARTS * num_actors:
             raise RuntimeError(f"{self.stage}: actors died {STARTS} times in a row and finished nothing")
-        self.actor = actor(**arguments)
+        self.actor, self.meters = actor(**arguments), Meters(self.stage)
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         batch = unpack(packed)
@@ -80,6 +81,7 @@ class Guard:
         else:
             done = pa.concat_tables(self._alone(batch.slice(i, 1)) for i in range(batch.num_rows))
         self._end(key)
+        self.meters.add(batch, done, self.actor)
         return pack(done)
 
     def _alone(self, row: pa.Table) -> pa.Table:

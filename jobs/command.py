@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from jobs import logs
 from jobs.folder import RunFolder
 from visvm.config import Config, load
 
@@ -35,9 +36,10 @@ def run(
 
     0 done (or found done), 1 failed, 2 bad usage: one clear line, before any work starts. A config
     with an ``out`` field gets a run folder: config.yaml, metrics.json and, last, manifest.json.
+    With VISVM_LOG=json the log is JSON, a line each.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     try:
+        logs.setup()
         config = parse(config_class, argv, doc=doc)
         print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
         with interruptible(), RunFolder.of(config) as folder:

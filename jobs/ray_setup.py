@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.data
 
-from jobs import nodes
+from jobs import logs, nodes
 from jobs.nodes import Cluster
 from jobs.places import check_places
 from visvm.config import Config
@@ -27,6 +28,8 @@ def start(config: Config | None = None, *, num_cpus: int | None = None) -> None:
     """
     if not ray.is_initialized():
         _connect(num_cpus)
+        if logs.is_json():
+            logs.setup()  # once more: Ray has put its own handler into this process too
     if config is not None:
         check_places(config, num_nodes=sum(node["Alive"] for node in ray.nodes()))
     context = ray.data.DataContext.get_current()
@@ -54,7 +57,7 @@ def loading(device: str, dtype: str, cluster: Cluster | None = None) -> dict[str
 
 def _connect(num_cpus: int | None) -> None:
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **_logging())
         return
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Without this, Ray makes a token file in the home directory and asks for it everywhere.
@@ -80,7 +83,13 @@ def _start_local(num_cpus: int) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
+        **_logging(),
     )
+
+
+def _logging() -> dict[str, Any]:
+    """With VISVM_LOG=json, the logs of actors and tasks are JSON too, with the ids of job, node and actor."""
+    return {"logging_config": ray.LoggingConfig(encoding="JSON")} if logs.is_json() else {}
 
 
 def _export_path() -> None:
