@@ -53,6 +53,11 @@ class PipelineConfig(SharedPaths):
         None, description="folder of a COCO json's pictures (else found beside it)"
     )
     sample: int | None = Field(None, ge=1, description="use so many of the pictures, drawn by --seed")
+    shard: str = Field(
+        "0/1",
+        pattern=r"^\d+/[1-9]\d*$",
+        description="I/N: the I-th of N equal parts of the pictures, by their ids; a job each",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
     prompts: str = Field("one", description='"one" drawn for each picture, "all" nine, or a prompt itself')
     policy: str = Field("world", description='"world", local directory or hub id of the VLM')
@@ -94,6 +99,14 @@ class PipelineConfig(SharedPaths):
         if self.min_actors > self.max_actors:
             raise ValueError(f"min_actors = {self.min_actors} is more than max_actors = {self.max_actors}")
         return self
+
+    @field_validator("shard")
+    @classmethod
+    def _is_part(cls, value: str) -> str:
+        part, num = map(int, value.split("/"))
+        if part >= num:
+            raise ValueError(f"expected I/N with I from 0 to N - 1 = {num - 1}")
+        return value
 
     @property
     def policy_options(self) -> dict[str, Any]:
@@ -152,6 +165,7 @@ def make_units(config: PipelineConfig) -> pa.Table:
     rows = [
         {"id": unit_id(image_id, prompt), "image_id": image_id, "uri": uri, "prompt": prompt}
         for image_id, uri in drawn
+        if sources.in_shard(image_id, config.shard)
         for prompt in _prompts(config, image_id)
     ]
     return pa.Table.from_pylist(rows, schema=UNITS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
@@ -56,6 +57,12 @@ def draw(sources: Sequence[Source], sample: int | None, seed: int) -> list[Sourc
     if sample > len(sources):
         raise ValueError(f"sample = {sample}: there are only {len(sources)} pictures")
     return sorted(random.Random(seed).sample(list(sources), sample))
+
+
+def in_shard(image_id: str, shard: str) -> bool:
+    """Whether a picture is of part I of N ("I/N"); which one follows from its id alone."""
+    part, num = map(int, shard.split("/"))
+    return int(hashlib.sha256(image_id.encode()).hexdigest(), 16) % num == part
 
 
 def _read(images: str, image_root: str | None) -> Iterator[Source]:

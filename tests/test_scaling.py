@@ -1,0 +1,62 @@
+"""The scaling model: what holds a job up, against its own measurement; shards that share the pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.pipeline import PipelineConfig, make_units
+from jobs.scaling import Figures, forecast, table
+from visvm.config import load
+
+ROOT = Path(__file__).parents[1]
+MEASURED = json.loads((ROOT / "docs" / "results" / "scaling.json").read_text())
+
+
+def test_the_figures_are_the_measured_ones() -> None:
+    figures = Figures()
+    assert figures.rows_per_second == pytest.approx(MEASURED["driver_rows_per_second"], rel=0.05)
+    assert figures.row_bytes == pytest.approx(MEASURED["row_bytes"], rel=0.05)
+    assert figures.unit_bytes > MEASURED["unit_bytes"]
+
+
+def test_gpus_are_the_limit_until_the_driver_is() -> None:
+    """A driver of 7,700 rows a second keeps 0.67 x 7,700 = 5,159 GPUs busy, and no more."""
+    few, many = forecast(5_000, 10**9), forecast(5_400, 10**9)
+    assert (few["limit"], many["limit"]) == ("gpus", "driver")
+    assert forecast(5_400, 10**9, shards=2)["limit"] == "gpus"
+    assert forecast(10**6, 10**9, shards=1000)["limit"] == "s3_gets"
+
+
+def test_twice_the_gpus_halve_the_time_of_long_jobs_only() -> None:
+    long = [forecast(num, 10**8)["total_hours"] for num in (64, 128)]
+    assert long[0] / long[1] == pytest.approx(2, rel=0.01)
+    short = [forecast(num, 10**5)["total_hours"] for num in (256, 512)]
+    assert short[0] / short[1] < 1.4  # start and the last batches
+
+
+def test_shards_are_needed_for_memory_before_rate() -> None:
+    assert forecast(512, 10**6)["shards_needed"] == 1
+    assert forecast(512, 10**8)["shards_needed"] == 4  # 100 GB of units, 32 a driver
+
+
+def test_the_document_shows_the_table() -> None:
+    assert table() in (ROOT / "docs" / "scaling.md").read_text()
+
+
+def test_shards_share_the_pictures(photos: Path) -> None:
+    def ids(shard: str) -> list[str]:
+        config = load(PipelineConfig, images=str(photos), out="out", shard=shard)
+        return make_units(config)["id"].to_pylist()
+
+    parts = [ids(f"{part}/3") for part in range(3)]
+    assert sorted(one for part in parts for one in part) == sorted(ids("0/1"))
+    assert all(parts)
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "0/0", "-1/2"])
+def test_an_impossible_shard_is_refused(shard: str) -> None:
+    with pytest.raises(ValueError, match="shard"):
+        load(PipelineConfig, images=".", out="out", shard=shard)
