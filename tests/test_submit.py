@@ -118,6 +118,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         if head.is_up:
             break
     try:
+        wait(lambda: head.run("ray job submit -- true")[0] == 0)  # up, and with an agent that starts jobs
         yield head
     finally:
         head.stop()
