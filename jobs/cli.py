@@ -18,6 +18,7 @@ VERBS = {
     "benchmark": "the published procedure and ours, side by side on random weights",
     "benchmark-serve": "the endpoint under load: clients, replicas that come and go, replicas killed",
     "plan": "what a job needs and a cluster has: actors, memory, hours; says if it does not fit",
+    "benchmark-cluster": "what Ray costs and what it survives: chaos, overhead, actors, memory",
     "env": "versions, devices and Ray, for bug reports",
 }
 

@@ -37,14 +37,11 @@ from visvm.training.curve import Curve
 WORLD_DEFAULTS = {"learning_rate": 5e-4, "batch_size": 32, "micro_batch_size": 16, "train_vision": False}
 
 
-class FinetuneConfig(sft.SftConfig, SharedPaths):
+class FinetuneConfig(sft.SftConfig, workers.WorkersConfig, SharedPaths):
     """``visvm finetune``."""
 
     policy: str = Field(description='directory or hub id of the policy to train, or "world"')
     captions: tuple[str, ...] = Field(min_length=1, description="run folders of the caption job")
-    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
-    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
-    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
 
     @model_validator(mode="before")
     @classmethod
@@ -59,7 +56,8 @@ def work(config: FinetuneConfig) -> dict[str, Any]:
     folders = tuple(map(storage.absolute, config.captions))
     examples = read_captions(folders)
     check_pictures(examples)
-    sft.accumulation(config, config.num_workers)
+    for num_workers in range(config.least_workers, config.num_workers + 1):
+        sft.accumulation(config, num_workers)
     resolved = {
         "policy": policy,
         "captions": folders,

@@ -59,13 +59,7 @@ def _connect(num_cpus: int | None) -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **_logging())
         return
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Without this, Ray makes a token file in the home directory and asks for it everywhere.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
-    # The raylet gives up on its agents, and dies, after some 15 s: too few on a busy machine.
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
-    _export_path()
+    prepare()
     for attempt in range(NUM_ATTEMPTS):
         try:
             _start_local(num_cpus or nodes.logical_cpus())
@@ -74,6 +68,17 @@ def _connect(num_cpus: int | None) -> None:
             if attempt == NUM_ATTEMPTS - 1:
                 raise
             logger.warning("Ray did not start in time; is this machine busy? Trying again")
+
+
+def prepare() -> None:
+    """Set what the processes of a Ray on this machine read when they start."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Without this, Ray makes a token file in the home directory and asks for it everywhere.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
+    # The raylet gives up on its agents, and dies, after some 15 s: too few on a busy machine.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    _export_path()
 
 
 def _start_local(num_cpus: int) -> None:

@@ -50,14 +50,11 @@ WORLD_DEFAULTS = {
 }
 
 
-class TrainValueConfig(ValueTraining, SharedPaths):
+class TrainValueConfig(ValueTraining, workers.WorkersConfig, SharedPaths):
     """``visvm train-value``."""
 
     policy: str = Field(description='directory or hub id of the policy to start from, or "world"')
     rollouts: tuple[str, ...] = Field(min_length=1, description="run folders of generate-triples")
-    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
-    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
-    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from pydantic import Field, model_validator
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from jobs import ray_setup
@@ -13,31 +14,67 @@ from jobs.nodes import Cluster
 from jobs.preflight import Demand, check
 from jobs.sizes import worker_bytes
 from jobs.watch import watching
+from visvm.config import Config
 
 CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
+
+
+class WorkersConfig(Config):
+    """The fields of every job that trains."""
+
+    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
+    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few when machines are lost (default: all); not with DeepSpeed"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="how often training goes on from its last checkpoint after a worker has died"
+    )
+    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
+
+    @model_validator(mode="after")
+    def _is_elastic(self) -> WorkersConfig:
+        if self.least_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers = {self.min_workers} is more than num_workers = {self.num_workers}"
+            )
+        if self.least_workers < self.num_workers and getattr(self, "deepspeed", None):
+            raise ValueError(
+                "min_workers: DeepSpeed's checkpoints fit one number of workers only; leave it out"
+            )
+        return self
+
+    @property
+    def least_workers(self) -> int:
+        """As few as training goes on with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
 
 
 def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **options: Any) -> dict[str, Any]:
     """Run ``train`` on ``config.num_workers`` workers; what it returns on rank 0.
 
-    Checkpoints go to OUT/checkpoints, from where the same command goes on; OUT/curve.jsonl is
-    shown as it grows.
+    Checkpoints go to OUT/checkpoints. If a worker dies, all start again from the last one, up to
+    ``max_failures`` times, and the same command goes on from it too. OUT/curve.jsonl is shown as it grows.
 
     Raises:
         ValueError: the cluster has no room for the workers.
     """
     need = demand(config)
     check([need])
+    is_elastic = config.least_workers < config.num_workers
     trainer: Any = TorchTrainer(
         train,  # type: ignore[arg-type]
         train_loop_config=config.model_dump(),
         scaling_config=ScalingConfig(
-            num_workers=config.num_workers,
+            num_workers=(config.least_workers, config.num_workers) if is_elastic else config.num_workers,
             use_gpu=need.gpus > 0,
             resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
         ),
         run_config=RunConfig(
-            name="checkpoints", storage_path=config.out, checkpoint_config=CheckpointConfig(num_to_keep=1)
+            name="checkpoints",
+            storage_path=config.out,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=config.max_failures),
         ),
         **options,
     )
@@ -50,7 +87,7 @@ def demand(config: Any, cluster: Cluster | None = None) -> Demand:
     is_gpu = ray_setup.loading(config.device, "float32", cluster)["device"] == "cuda"
     return Demand(
         "workers",
-        config.num_workers,
+        config.least_workers,
         config.num_workers,
         cpus=1.0 if is_gpu else CPUS_A_WORKER,
         gpus=float(is_gpu),
