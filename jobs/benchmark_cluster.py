@@ -30,7 +30,7 @@ from pydantic import Field, field_validator
 from jobs import chaos, world
 from jobs.command import run
 from jobs.plain import plain
-from visvm.config import Config
+from visvm.config import Config, load
 
 Figures = dict[str, Any]
 
@@ -64,7 +64,8 @@ def work(config: ClusterConfig) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         for part in config.parts:
             measured = PARTS[part](config, Path(folder, part))
-            figures[part] = {"date": str(date.today()), "cores": psutil.cpu_count(), **measured}
+            made = {"date": str(date.today()), "cores": psutil.cpu_count(), "command": _command(part, config)}
+            figures[part] = made | measured
             print(json.dumps({part: figures[part]}, indent=2), flush=True)
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,12 +152,16 @@ PARTS: dict[str, Callable[[ClusterConfig, Path], Figures]] = {
 }
 
 
+def _command(part: str, config: ClusterConfig) -> str:
+    names = ("num_images", "num_timed", "num_most", "batch_size", "repeats", "seed")
+    given = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in names]
+    return " ".join(["visvm benchmark-cluster --parts", part, *given])
+
+
 def _flags(config: ClusterConfig, folder: Path, num_images: int) -> dict[str, Any]:
-    world.make(world.MakeConfig(out=str(folder / "world"), count=num_images))
-    return {"images": folder / "world" / "images", "policy": "world"} | {
-        "batch_size": config.batch_size,
-        "commit_seconds": 0.001,
-    }
+    world.make(load(world.MakeConfig, out=str(folder / "world"), count=num_images))
+    files = {"images": folder / "world" / "images", "policy": "world"}
+    return files | {"batch_size": config.batch_size, "commit_seconds": 0}
 
 
 def _finish(address: str, **flags: Any) -> None:

@@ -6,6 +6,7 @@ A job is a config class and a function ``work(config) -> metrics``; ``run`` does
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import signal
 import sys
@@ -22,6 +23,7 @@ from jobs.folder import RunFolder
 from visvm.config import Config, load
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 logger = logging.getLogger(__name__)
 
 
@@ -53,8 +55,11 @@ def run(
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 1
-    except Exception:
-        logger.exception("the job failed; run the same command again to go on from what is written")
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            print(f"failed: {error}: make room and run the same command again to go on", file=sys.stderr)
+        else:
+            logger.exception("the job failed; run the same command again to go on from what is written")
         return 1
     return 0
 

@@ -34,14 +34,11 @@ class WorkersConfig(Config):
 
     @model_validator(mode="after")
     def _is_elastic(self) -> WorkersConfig:
-        if self.least_workers > self.num_workers:
-            raise ValueError(
-                f"min_workers = {self.min_workers} is more than num_workers = {self.num_workers}"
-            )
-        if self.least_workers < self.num_workers and getattr(self, "deepspeed", None):
-            raise ValueError(
-                "min_workers: DeepSpeed's checkpoints fit one number of workers only; leave it out"
-            )
+        least, most = self.least_workers, self.num_workers
+        if least > most:
+            raise ValueError(f"min_workers = {least} is more than num_workers = {most}")
+        if least < most and getattr(self, "deepspeed", None) is not None:
+            raise ValueError("min_workers: a DeepSpeed checkpoint fits one number of workers; leave it out")
         return self
 
     @property
@@ -61,12 +58,13 @@ def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **option
     """
     need = demand(config)
     check([need])
-    is_elastic = config.least_workers < config.num_workers
+    least, most = config.least_workers, config.num_workers
+    num_workers: Any = (least, most) if least < most else most
     trainer: Any = TorchTrainer(
         train,  # type: ignore[arg-type]
         train_loop_config=config.model_dump(),
         scaling_config=ScalingConfig(
-            num_workers=(config.least_workers, config.num_workers) if is_elastic else config.num_workers,
+            num_workers=num_workers,
             use_gpu=need.gpus > 0,
             resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
         ),

@@ -41,6 +41,7 @@ def command(tiny_policy: Path, run_folder: Path, tmp_path: Path) -> Callable[...
         (["--captions", "/nowhere"], "cannot read captions from /nowhere"),
         (["--policy", "/nowhere"], "/nowhere"),
         (["--batch-size", "8", "--micro-batch-size", "3"], "multiple of micro_batch_size"),
+        (["--num-workers", "3", "--min-workers", "1"], "multiple of micro_batch_size x workers = 12"),
         (["--deepspeed", "/nowhere.json"], "cannot read DeepSpeed config"),
         (["--epochs", "-1"], "epochs"),
         (["--set", "epoch=1"], "unknown key"),

@@ -33,6 +33,7 @@ def test_two_workers_a_failure_and_its_resumption_equal_one_plain_run(tmp_path: 
     words = [word for key, value in settings.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     words += ["--policy", str(model), "--captions", str(tmp_path), "--out", str(tmp_path / "out")]
     words += ["--num-workers", "2", "--micro-batch-size", "2", "--device", "cpu"]
+    words += ["--max-failures", "0"]
     late = Path(last_of_first_epoch(plain))
     whole = late.read_bytes()
     late.write_bytes(b"cut off")

@@ -1,15 +1,20 @@
 """Units through Ray to files: each once, whatever fails, whatever dies and wherever it stops."""
 
+import hashlib
 import os
 import signal
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from actors.rows import FAULT, UNIT, UNITS, Row, each, table
 from jobs import tables
+from jobs.command import run
 from jobs.pipeline import PipelineConfig, Progress, Stage, _batches, write_units
 from jobs.tables import Files, parts, read_rows
 from visvm.config import load as load_config
@@ -117,6 +122,48 @@ def test_actors_that_die_while_they_load_end_the_job(tmp_path: Path) -> None:
     config = load_config(PipelineConfig, images=".", out=str(tmp_path / "out"))
     with pytest.raises(Exception, match="stillborn: actors died 10 times in a row"):
         write_units(units, tmp_path / "out" / "x", NAMED, stages=[Stage(Stillborn, {})], config=config)
+
+
+class Wordy(Answer):
+    """Two kilobytes a row that no codec makes smaller."""
+
+    def _answer(self, rows: list[Row]) -> list[Row]:
+        return [{**row, "answer": hashlib.shake_128(row["id"].encode()).hexdigest(1000)} for row in rows]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 220 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=220k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting takes root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.ray
+def test_a_full_disk_ends_the_job_in_one_line_and_the_next_run_goes_on(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    units, out = make(tmp_path / "files", NUM_DONE + 72), small_disk / "out"
+
+    def work(config: PipelineConfig) -> dict[str, Any]:
+        stages = [Stage(Wordy, {"answer": ""}, num_cpus=0.5)]
+        write_units(units, out / "answers", NAMED, stages=stages, config=config)
+        return {}
+
+    words = ["--images", "x", "--out", str(out), "--batch-size", "8", "--commit-seconds", "0"]
+    assert run(PipelineConfig, work, words, doc="") == 1
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    assert "No space left on device" in line and "run the same command again" in line
+    written = {path: Path(path).stat().st_mtime_ns for path in parts(out / "answers")}
+    assert 1 <= len(written) < 17
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    assert run(PipelineConfig, work, words, doc="") == 0
+    assert [row["id"] for row in rows_of(out / "answers")] == units["id"].to_pylist()
+    assert {path: Path(path).stat().st_mtime_ns for path in written} == written
 
 
 @pytest.mark.ray
