@@ -16,9 +16,9 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, nothing else can run an event loop in this thread
 def browser() -> Iterator[Browser]:
-    """The one browser of a test session; skips where none is installed."""
+    """The one browser of a file of tests; skips where none is installed."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("needs chromium")
