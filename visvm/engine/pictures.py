@@ -118,7 +118,8 @@ class PictureStore:
         most = self._most(new_tokens)
         if self.num_used + num > most:
             return False
-        wanted = self.num_used + num + num_coming
+        # Within a budget it grows by steps: a store that takes all of it leaves no room for prompts.
+        wanted = self.num_used + num + (num_coming if self.budget is None else 0)
         new_places = min(most, max(places, wanted, 2 * places if self.num_used else 0))
         if self.num_used == 0:
             self._empty()  # the old one goes before the new one comes
