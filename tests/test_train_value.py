@@ -73,7 +73,7 @@ def mistakes(folder: Path) -> list[tuple[list[str], str]]:
     (folder / "text" / "a.parquet").write_text("not parquet")
     return [
         (["--rollouts", "/nowhere"], "cannot read rollouts from /nowhere"),
-        (["--rollouts", str(folder / "none")], "no rollouts in it"),
+        (["--rollouts", str(folder / "none")], "no parquet files in it"),
         (["--rollouts", str(folder / "text")], "cannot read rollouts"),
         (["--rollouts", write(folder / "empty", ROLLOUTS.empty_table())], "no rollouts in it"),
         (["--rollouts", write(folder / "other", TRIPLES.empty_table())], "responses"),
