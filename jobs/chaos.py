@@ -102,7 +102,7 @@ def cluster(*, num_nodes: int, num_cpus: int) -> Iterator[Cluster]:
 def command(address: str, **flags: Any) -> subprocess.Popen[bytes]:
     """Start generate-triples on a cluster."""
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
-    words = [sys.executable, "-m", "jobs.generate_triples", *words]
+    words = [sys.executable, "-m", "jobs.generate_triples", "--shared-paths", *words]
     env = {**os.environ, "RAY_ADDRESS": address}
     with Path(f"{flags['out']}.log").open("a") as log:
         return subprocess.Popen(words, cwd=ray_setup.ROOT, env=env, stdout=log, stderr=log)
