@@ -15,7 +15,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean, pstdev
 from typing import Any
 
 import pyarrow as pa
@@ -101,25 +100,28 @@ def summary(out: str) -> dict[str, Any]:
     images: set[str] = set()
     num_rollouts = num_tokens = 0
     reasons: Counter[str] = Counter()
-    rewards: list[float] = []
+    num_rewards, total, squares = 0, 0.0, 0.0
     for rollout in read_rows(f"{out}/rollouts"):
         images.add(rollout["image_id"])
         num_rollouts += 1
         for response in rollout["responses"]:
             reasons[response["finish_reason"]] += 1
             num_tokens += response["num_tokens"]
-            rewards += response["rewards"]
+            num_rewards += len(response["rewards"])
+            total += sum(response["rewards"])
+            squares += sum(reward**2 for reward in response["rewards"])
+    mean = total / num_rewards if num_rewards else None
     return {
         "num_images": len(images),
         "num_rollouts": num_rollouts,
         "num_responses": reasons.total(),
-        "num_sentences": len(rewards),
-        "num_triples": len(rewards),
+        "num_sentences": num_rewards,
+        "num_triples": num_rewards,
         "num_errors": sum(1 for _ in read_rows(f"{out}/errors")),
         "num_tokens": num_tokens,
         "finish_reasons": dict(reasons),
-        "reward_mean": fmean(rewards) if rewards else None,
-        "reward_std": pstdev(rewards) if rewards else None,
+        "reward_mean": mean,
+        "reward_std": None if mean is None else max(0.0, squares / num_rewards - mean**2) ** 0.5,
     }
 
 

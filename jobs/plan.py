@@ -17,10 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from jobs import caption, finetune, generate_triples, nodes, preflight, ray_setup, workers
 from jobs.hours import Rates, actor_seconds, worker_seconds
@@ -29,7 +26,7 @@ from jobs.nodes import GB, GPUS, Cluster
 from jobs.preflight import Demand
 from jobs.sizes import KNOWN
 from jobs.train_value import TrainValueConfig
-from visvm.config import Config, load
+from visvm.config import Config, load, read_yaml
 from visvm.search import METHODS
 
 PAPER_PICTURES = 9215
@@ -173,7 +170,7 @@ def job_of(path: str | None, overrides: Sequence[str]) -> str:
     Raises:
         ValueError: none does, or several do.
     """
-    data = (yaml.safe_load(Path(path).read_text()) if path and Path(path).is_file() else None) or {}
+    data = read_yaml(path) if path else {}
     keys = {*data, *(item.partition("=")[0].partition(".")[0] for item in overrides)}
     fits = [job for job, config in JOBS.items() if keys <= set(config.model_fields)]
     if len(fits) != 1:
@@ -220,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _missing(job: str, path: str | None) -> dict[str, Any]:
     """Placeholders for what the job requires, the config leaves open and a plan does not look at."""
-    data = (yaml.safe_load(Path(path).read_text()) if path and Path(path).is_file() else None) or {}
+    data = read_yaml(path) if path else {}
     required = {name for name, field in JOBS[job].model_fields.items() if field.is_required()}
     return {name: value for name, value in ANY.items() if name in required - set(data)}
 

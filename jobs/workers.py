@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from pydantic import Field, model_validator
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
@@ -14,8 +17,11 @@ from jobs.nodes import Cluster
 from jobs.preflight import Demand, check
 from jobs.sizes import worker_bytes
 from jobs.watch import watching
+from visvm import storage
 from visvm.config import Config
 
+logger = logging.getLogger(__name__)
+Train = Callable[[dict[str, Any]], dict[str, Any]]
 CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
 
 
@@ -47,11 +53,12 @@ class WorkersConfig(Config):
         return self.num_workers if self.min_workers is None else self.min_workers
 
 
-def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **options: Any) -> dict[str, Any]:
+def fit(train: Train, config: Any, **options: Any) -> dict[str, Any]:
     """Run ``train`` on ``config.num_workers`` workers; what it returns on rank 0.
 
     Checkpoints go to OUT/checkpoints. If a worker dies, all start again from the last one, up to
-    ``max_failures`` times, and the same command goes on from it too. OUT/curve.jsonl is shown as it grows.
+    ``max_failures`` times, and the same command goes on from it too; with less a pass if memory was out.
+    OUT/curve.jsonl is shown as it grows.
 
     Raises:
         ValueError: the cluster has no room for the workers.
@@ -61,7 +68,7 @@ def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **option
     least, most = config.least_workers, config.num_workers
     num_workers: Any = (least, most) if least < most else most
     trainer: Any = TorchTrainer(
-        train,  # type: ignore[arg-type]
+        partial(in_memory, train),  # type: ignore[arg-type]
         train_loop_config=config.model_dump(),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
@@ -78,6 +85,24 @@ def fit(train: Callable[[dict[str, Any]], dict[str, Any]], config: Any, **option
     )
     with watching(f"{config.out}/curve.jsonl"):
         return trainer.fit().return_value
+
+
+def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
+    """``train`` with as large a micro-batch as fits: one that did not is halved, now and in later runs.
+
+    The optimiser's batches stay as they are, so what is learned does not depend on it. The process ends
+    in any case: the other workers wait for it, and its memory is in fragments.
+    """
+    note, size = storage.join(settings["out"], "checkpoints", "micro_batch_size"), settings["micro_batch_size"]
+    if storage.exists(note):
+        size = int(storage.read(note))
+    try:
+        return train({**settings, "micro_batch_size": size})
+    except torch.OutOfMemoryError:
+        smaller = max((part for part in range(1, size // 2 + 1) if size % part == 0), default=size)
+        storage.write(note, str(smaller))
+        logger.warning("out of memory with micro_batch_size = %d: going on with %d", size, smaller)
+        raise
 
 
 def demand(config: Any, cluster: Cluster | None = None) -> Demand:

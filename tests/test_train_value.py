@@ -132,7 +132,7 @@ def kill_a_worker(out: Path, at: list[int]) -> None:
     workers: list[psutil.Process] = []
     while not workers and time.monotonic() < deadline:  # found early: the kill must not come late
         own = psutil.Process().children(recursive=True)
-        workers = [one for one in own if "RayTrainWorker" in _title(one)]
+        workers = [one for one in own if "RayTrainWorker" in title(one)]
         time.sleep(0.05)
     while len(seen) < 2 and time.monotonic() < deadline:  # an older one is deleted when the next is there
         seen |= {path.name for path in (out / "checkpoints").glob("checkpoint_*")}
@@ -141,7 +141,7 @@ def kill_a_worker(out: Path, at: list[int]) -> None:
     at.append(len((out / "curve.jsonl").read_text().splitlines()))
 
 
-def _title(process: psutil.Process) -> str:
+def title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
     except psutil.Error:  # it has ended meanwhile

@@ -31,7 +31,7 @@ def load(
     Raises:
         ValueError: naming the key, the value and what was expected, or the unreadable file.
     """
-    data = _read_yaml(path) if path else {}
+    data = read_yaml(path) if path else {}
     for item in overrides:
         _set(data, item)
     data.update({key: value for key, value in given.items() if value is not None})
@@ -41,7 +41,12 @@ def load(
         raise ValueError(_explain(error)) from None
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, local or a URI.
+
+    Raises:
+        ValueError: it cannot be read or is no mapping.
+    """
     try:
         data = yaml.safe_load(storage.read(str(path)))
     except (OSError, yaml.YAMLError) as error:
