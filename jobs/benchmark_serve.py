@@ -49,7 +49,7 @@ class BenchmarkServeConfig(Config):
     repeats: int = Field(3, ge=1, description="rounds of each number of clients, in turn")
     num_pictures: int = Field(16, ge=1, description="pictures of the world that are described")
     port: int = Field(8123, ge=1, lt=65536, description="port to listen on, at 127.0.0.1")
-    value: str | None = Field(None, description="value model; without one the reward guides (prm)")
+    value: str | None = Field(None, description="value model, if not the world's")
     json_file: str | None = Field(None, alias="json", description="file for the figures")
 
     @field_validator("parts")
@@ -159,7 +159,7 @@ async def measure_kills(bench: Bench) -> dict[str, Any]:
     bench.deploy(policy_scale=two | {"num_cpus": 1}, value_scale=two, reward_scale=two)
     await bench.alone()
     result = {}
-    for name in ("Value" if bench.config.value else "Reward", "Policy"):
+    for name in ("Value", "Policy"):
         asks = bench.asks(4 * bench.config.num_requests, stream=is_even)
         load_ = asyncio.create_task(bench.round(asks, KILL_CLIENTS))
         await asyncio.sleep(5)

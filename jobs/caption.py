@@ -38,7 +38,10 @@ class CaptionConfig(PipelineConfig, SearchConfig):
     """Configuration of caption: the pictures and models, and the options of the search."""
 
     method: str = Field("greedy", description=", ".join(METHODS))
-    value: str | None = Field(None, description="visvm, reward_plus_future: directory of the value model")
+    value: str | None = Field(
+        None,
+        description="visvm, reward_plus_future: directory or hub id (default: the world's for its policy)",
+    )
     prompts: str = Field(
         DETAIL_PROMPTS[0], description='a prompt, "one" drawn for each picture or "all" nine'
     )

@@ -50,8 +50,7 @@ def check_reward(name: str, *, policy: str) -> str:
     SigLIP so400m with LLaVA-OneVision.
     """
     if name == "auto":
-        is_world = resolve(policy, "policy") == resolve("world", "policy")
-        name = "world" if is_world else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
+        name = "world" if _is_world(policy) else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
     resolved = resolve(name, "clip")
     architecture, _ = parse_name(folder := mirror.settings(resolved))
     if architecture.startswith("local-dir:") and not Path(folder, "open_clip_config.json").is_file():
@@ -59,12 +58,21 @@ def check_reward(name: str, *, policy: str) -> str:
     return resolved
 
 
+def default_value(policy: str) -> str | None:
+    """The value model that comes with a policy: the world has one."""
+    return "world" if _is_world(policy) else None
+
+
 def check_value(name: str | None, *, policy: str, predict: str) -> str:
     """Resolve a value model and look that it predicts what is needed and fits ``policy``'s family.
+
+    None is the one that comes with the policy.
 
     Raises:
         ValueError: none is given, it is no value model, or it does not fit.
     """
+    if name is None and predict == "value":
+        name = default_value(policy)
     if name is None:
         raise ValueError("this method needs a value model: give --value DIR")
     resolved = resolve(name, "value")
@@ -75,6 +83,10 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
     if family != base:
         raise ValueError(f"value model {name} is a {base} model, the policy {policy} a {family} model")
     return resolved
+
+
+def _is_world(policy: str) -> bool:
+    return resolve(policy, "policy") == resolve("world", "policy")
 
 
 def _directory(path: Path, what: str) -> Path:

@@ -21,7 +21,7 @@ from typing import Any
 
 from jobs import caption, finetune, generate_triples, nodes, preflight, ray_setup, workers
 from jobs.hours import Rates, actor_seconds, worker_seconds
-from jobs.models import CLIP, check_reward, resolve
+from jobs.models import CLIP, check_reward, default_value, resolve
 from jobs.nodes import GB, GPUS, Cluster
 from jobs.preflight import Demand
 from jobs.sizes import KNOWN
@@ -112,10 +112,11 @@ def models_of(config: Any) -> dict[str, str | None]:
     policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
     needs = METHODS[config.method].needs if hasattr(config, "method") else "reward"
     is_value = needs in ("value", "reward+future")
+    value = getattr(config, "value", None) or default_value(policy)
     return {
         "policy": policy,
         "reward": _reward(config) if "reward" in needs else None,
-        "value": (resolve(config.value, "value") if config.value else policy) if is_value else None,
+        "value": (resolve(value, "value") if value else policy) if is_value else None,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from actors.gate import hash_key
-from jobs.models import check_policy, check_reward, check_value, resolve
+from jobs.models import check_policy, check_reward, check_value, default_value, resolve
 from visvm.chat import ChatLimits
 from visvm.config import Config, ConfigT
 from visvm.fetch import Limits
@@ -49,7 +49,8 @@ class ServeConfig(Config):
     port: int = Field(8000, ge=1, lt=65536, description="port to listen on (visvm serve only)")
     policy: str = Field("world", description='"world", local directory or hub id of the VLM')
     value: str | None = Field(
-        None, description="directory of a value model, for visvm and reward_plus_future"
+        None,
+        description="directory or hub id of a value model (default: the world's, with its policy)",
     )
     reward: str = Field(
         "auto",
@@ -110,14 +111,15 @@ def find_models(config: ServeConfig) -> Models:
     """
     policy = check_policy(config.policy)
     reward = None if config.reward == "none" else check_reward(config.reward, policy=config.policy)
-    if config.value is None:
+    value = config.value or default_value(policy)
+    if value is None:
         return Models(policy, reward, None, None)
-    predict = check_value_model(resolve(config.value, "value")).predict
+    predict = check_value_model(resolve(value, "value")).predict
     if predict == "future" and reward is None:
         raise ValueError(
             "reward = 'none': this value model predicts what follows, and needs a reward beside it"
         )
-    return Models(policy, reward, check_value(config.value, policy=policy, predict=predict), predict)
+    return Models(policy, reward, check_value(value, policy=policy, predict=predict), predict)
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

@@ -93,9 +93,8 @@ def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
     The optimiser's batches stay as they are, so what is learned does not depend on it. The process ends
     in any case: the other workers wait for it, and its memory is in fragments.
     """
-    note, size = storage.join(settings["out"], "checkpoints", "micro_batch_size"), settings["micro_batch_size"]
-    if storage.exists(note):
-        size = int(storage.read(note))
+    note = storage.join(settings["out"], "checkpoints", "micro_batch_size")
+    size = int(storage.read(note)) if storage.exists(note) else settings["micro_batch_size"]
     try:
         return train({**settings, "micro_batch_size": size})
     except torch.OutOfMemoryError:

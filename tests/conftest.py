@@ -121,7 +121,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def endpoint(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The world's models behind a real endpoint, with a value model that knows nothing; see tests/serving."""
+    """The world's models behind a real endpoint; see tests/serving."""
     from tests.serving import start
 
     yield from start(tmp_path_factory.mktemp("endpoint"))

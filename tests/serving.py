@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx2
 import ray
-import torch
 from ray import serve
 
 from jobs.models import WORLD
@@ -25,7 +24,7 @@ from visvm.policy import SharedPrefixPolicy
 from visvm.records import Request
 from visvm.reward import ClipScorer
 from visvm.search import METHODS, SearchConfig, make_search
-from visvm.value import ValueScorer, VisionValueModel
+from visvm.value import ValueScorer
 from visvm.world import coco
 
 SMALL = {"num_cpus": 0.01}  # others in the session need the CPUs that Ray thinks there are
@@ -33,11 +32,10 @@ SMALL = {"num_cpus": 0.01}  # others in the session need the CPUs that Ray think
 
 @dataclass
 class Endpoint:
-    """Where it listens, the pictures' files, and the value model behind it."""
+    """Where it listens, and the pictures' files."""
 
     url: str
     files: list[Path]
-    value: str
 
     def chat(self, data: dict[str, Any]) -> httpx2.Response:
         """The response to a chat request."""
@@ -61,17 +59,10 @@ class Endpoint:
 def start(folder: Path) -> Iterator[Endpoint]:
     """An endpoint with two value replicas, until the session ends."""
     coco.make(folder / "pictures", split="test", count=12)
-    torch.manual_seed(0)
-    value = VisionValueModel.from_policy(str(WORLD / "policy"))
-    torch.nn.init.normal_(value.head.weight)
-    value.save_pretrained(folder / "value")
-    config = load(ServeConfig, port=free_port(), value=str(folder / "value"), **scales())
+    config = load(ServeConfig, port=free_port(), **scales())
     start_serve(config)
-    yield Endpoint(
-        f"http://127.0.0.1:{config.port}",
-        sorted((folder / "pictures" / "images").iterdir()),
-        str(folder / "value"),
-    )
+    files = sorted((folder / "pictures" / "images").iterdir())
+    yield Endpoint(f"http://127.0.0.1:{config.port}", files)
     serve.shutdown()
 
 
@@ -107,13 +98,13 @@ class Case:
         return body(self.file.read_bytes(), self.prompt, visvm={"method": self.method}, **fields)
 
 
-def local_captions(cases: Sequence[Case], value: str) -> list[str]:
+def local_captions(cases: Sequence[Case]) -> list[str]:
     """Each case's caption, written in this process, alone and without Serve."""
     policy = SharedPrefixPolicy.from_pretrained(str(WORLD / "policy"))
     scorers: dict[str, Any] = {
         "none": None,
         "reward": ClipScorer.from_pretrained(str(WORLD / "clip")),
-        "value": ValueScorer.from_pretrained(value),
+        "value": ValueScorer.from_pretrained(str(WORLD / "value")),
     }
     texts = []
     for case in cases:

@@ -22,7 +22,7 @@ def messages(endpoint: Endpoint) -> Any:
 
 def written(endpoint: Endpoint, method: str) -> str:
     case = Case(endpoint.files[0], PROMPT, method, 0, stream=False)
-    return local_captions([case], endpoint.value)[0]
+    return local_captions([case])[0]
 
 
 @pytest.mark.ray

@@ -59,7 +59,7 @@ def nothing() -> None:
 @pytest.mark.ray
 def test_captions_are_those_of_the_caption_job(endpoint: Endpoint, tmp_path: Path) -> None:
     flags = ["--images", str(endpoint.files[0].parent), "--sample", "4", "--method", "visvm"]
-    flags += ["--value", endpoint.value, "--out", str(tmp_path / "out")]
+    flags += ["--out", str(tmp_path / "out")]
     assert caption.main(flags) == 0
     rows = list(read_rows(tmp_path / "out" / "captions"))
     wanted = [Case(Path(row["uri"]), row["prompt"], "visvm", 0, stream=False) for row in rows]
@@ -72,7 +72,7 @@ def test_captions_are_those_of_the_caption_job(endpoint: Endpoint, tmp_path: Pat
 def test_each_of_many_mixed_requests_gets_its_own_caption(endpoint: Endpoint, num: int) -> None:
     mixed = cases(endpoint, num)
     texts = all_at_once(endpoint, mixed, nothing)
-    assert texts == local_captions(mixed, endpoint.value)
+    assert texts == local_captions(mixed)
     assert len(set(texts)) > num / 2
 
 
@@ -139,7 +139,7 @@ def test_replicas_killed_under_load_lose_no_request(endpoint: Endpoint) -> None:
         for deployment in ("Value", "Reward", "Policy"):
             endpoint.kill(deployment)
 
-    assert all_at_once(endpoint, mixed, kill) == local_captions(mixed, endpoint.value)
+    assert all_at_once(endpoint, mixed, kill) == local_captions(mixed)
 
 
 @pytest.mark.slow
@@ -153,7 +153,7 @@ def test_a_replica_whose_engine_died_is_replaced(endpoint: Endpoint) -> None:
     ray.get(before.__ray_call__.remote(break_engine))
     [case] = cases(endpoint, 1)
     until(lambda: endpoint.replicas("Policy") not in ([before], []))
-    assert text_of(endpoint, case) == local_captions([case], endpoint.value)[0]
+    assert text_of(endpoint, case) == local_captions([case])[0]
 
 
 def test_serve_yaml_is_the_application_of_visvm_serve() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.caption import CaptionConfig
 from jobs.generate_triples import GenerateConfig
-from jobs.models import check_policy, check_reward, check_value, resolve
+from jobs.models import WORLD, check_policy, check_reward, check_value, resolve
 from jobs.pipeline import PipelineConfig, make_units
 from jobs.places import check_places
 from jobs.sources import Source, draw, find
@@ -176,6 +176,7 @@ def test_the_reward_follows_the_policy_unless_one_is_given(
     assert check_reward("auto", policy=str(tiny_policy)) == "ViT-L-14-336/openai"
     assert check_reward("auto", policy=onevision) == "ViT-SO400M-14-SigLIP-384/webli"
     assert check_reward(str(tiny_clip), policy=onevision) == str(tiny_clip)
+    assert check_value(None, policy="world", predict="value") == str(WORLD / "value")
 
 
 def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_policy: Path, tiny_clip: Path) -> None:
@@ -186,8 +187,9 @@ def test_models_that_do_not_fit_are_refused(tmp_path: Path, tiny_policy: Path, t
         check_policy(str(tmp_path))
     with pytest.raises(ValueError, match=r"no open_clip_config\.json"):
         check_reward(str(tiny_policy), policy="world")
-    with pytest.raises(ValueError, match="give --value DIR"):
-        check_value(None, policy=str(tiny_policy), predict="value")
+    for policy, predict in ((str(tiny_policy), "value"), ("world", "future")):
+        with pytest.raises(ValueError, match="give --value DIR"):
+            check_value(None, policy=policy, predict=predict)
     with pytest.raises(ValueError, match="not a value model"):
         check_value(str(tiny_policy), policy=str(tiny_policy), predict="value")
 

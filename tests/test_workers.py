@@ -63,7 +63,7 @@ def test_training_without_room_for_a_batch_ends_well(tiny_policy: Path, tmp_path
 @pytest.mark.ray
 def test_workers_without_room_are_refused(tiny_policy: Path, tmp_path: Path) -> None:
     given = {"policy": str(tiny_policy), "rollouts": ["x"], "out": str(tmp_path), "device": "cpu"}
-    with pytest.raises(ValueError, match="100 actors of 0.25 CPU.*lower --num-workers"):
+    with pytest.raises(ValueError, match=r"100 actors of 0\.25 CPU.*lower --num-workers"):
         workers.fit(fits(1), load(TrainValueConfig, **given, num_workers=100))
 
 
