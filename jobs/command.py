@@ -104,7 +104,7 @@ def _flag(field: Any) -> dict[str, Any]:
     flag: dict[str, Any] = {"help": ((field.description or "") + default).replace("%", "%%"), "default": None}
     kinds = {typing.get_origin(kind) or kind for kind in _members(field.annotation)}
     if kinds & {list, tuple}:
-        return flag | {"nargs": "+"}
+        return flag | {"nargs": "+", "action": "extend"}
     if bool in kinds:
         return flag | {"action": argparse.BooleanOptionalAction}
     return flag

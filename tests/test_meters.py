@@ -11,12 +11,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray
 
-from actors.meters import counts
+from actors.meters import Meters, counts
 from jobs import generate_triples, logs
 from jobs.tables import read_rows
 
@@ -64,6 +66,31 @@ def test_a_failed_row_is_counted_where_it_failed() -> None:
     before = pa.table({"error": pa.array([None, "read: gone"], pa.string())})
     after = pa.table({"error": ["decode: cut", "read: gone"], "num_generated_tokens": pa.array([None, None])})
     assert counts(before, after) == {"images": 0, "errors": 1, "tokens": 0}
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_look_ups_of_pictures_are_counted_once_each(is_wrapped: bool) -> None:
+    """Also those of the value model inside a scorer of the reward and what follows."""
+    value = SimpleNamespace(hits=3, misses=1)
+    actor = SimpleNamespace(scorer=SimpleNamespace(value=value) if is_wrapped else value)
+    batch = pa.table({"error": pa.array([None], pa.string())})
+    meters: Any = Meters("captionwriter")
+    hits, misses = Tally(), Tally()
+    meters._counters |= {"prefix_hits": hits, "prefix_misses": misses}
+    meters.add(batch, batch, actor)
+    value.hits += 2
+    meters.add(batch, batch, actor)
+    assert (hits.seen, misses.seen) == ([3, 2], [1])
+
+
+class Tally:
+    """What a counter was told."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def inc(self, num: float, *, tags: Any) -> None:
+        self.seen.append(num)
 
 
 @pytest.fixture

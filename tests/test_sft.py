@@ -130,14 +130,17 @@ def test_losses_do_not_depend_on_the_micro_batch(llava: Path, tmp_path: Path) ->
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_resumes_exactly(llava: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "tolerance"), [(2, 0), (1, 1e-4)])
+def test_resumes_exactly(llava: Path, tmp_path: Path, size: int, tolerance: float) -> None:
+    """Also with a smaller micro-batch, where memory was out, but for the order of sums."""
     examples = make_examples(tmp_path)
     whole = trainer_of(llava, examples, tmp_path / "whole", save_steps=1)
     whole.train()
-    rest = trainer_of(llava, examples, tmp_path / "rest", save_steps=1)
+    rest = trainer_of(llava, examples, tmp_path / "rest", save_steps=1, micro_batch_size=size)
     rest.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert same_weights(whole.model, rest.model, rtol=0, atol=0)
-    assert sft.training_metrics(rest)["loss"] == sft.training_metrics(whole)["loss"]
+    assert same_weights(whole.model, rest.model, rtol=0, atol=tolerance)
+    losses = [[entry["loss"] for entry in sft.training_metrics(one)["loss"]] for one in (rest, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
 def test_eval_loss_is_of_held_out_images(llava: Path, tmp_path: Path) -> None:

@@ -77,6 +77,13 @@ def test_rows_of_one_picture_are_joined_and_sorted() -> None:
     assert reward_statistics(joined)[0] == pytest.approx(0.25)
 
 
+def test_rewards_that_do_not_differ_are_not_blown_up() -> None:
+    assert np.std([0.1] * 3) > 0, "but for rounding"
+    assert reward_statistics(from_rows([row("a", [0.1] * 3)]))[1] == 1
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        reward_statistics([])
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,8 @@ from visvm.value import VisionValueModel
 from visvm.value.model import VisionValueConfig
 
 Run = Callable[[], int]
-PROGRAMS = {
+Part = Literal["search", "scoring", "training-10", "training-42", "rollouts", "prefill"]
+PROGRAMS: dict[Part, tuple[str, ...]] = {
     "search": ("published", "batched", "ours", "greedy"),
     "scoring": ("published", "ours"),
     "training-10": ("published", "ours"),
@@ -26,7 +27,7 @@ PROGRAMS = {
     "rollouts": ("published", "ours"),
     "prefill": ("published", "ours"),
 }
-NUM_RESPONSES = {"training-10": 2, "training-42": 6}  # of 5 and of 7 sentences
+NUM_RESPONSES: dict[Part, int] = {"training-10": 2, "training-42": 6}  # of 5 and of 7 sentences
 GAMMA = 0.9
 
 
@@ -45,7 +46,7 @@ class Setup:
         return SIZES[self.model]
 
 
-def load(part: str, name: str, setup: Setup) -> Run:
+def load(part: Part, name: str, setup: Setup) -> Run:
     """A program with its model loaded: call it to do the work once; it returns the tokens it took.
 
     Raises:
@@ -65,7 +66,7 @@ def value_model(model: Any, processor: Any) -> VisionValueModel:
     return value.to(model.device)
 
 
-def _of_policy(part: str, name: str, policy: tuple[Any, Any], setup: Setup) -> Run:
+def _of_policy(part: Part, name: str, policy: tuple[Any, Any], setup: Setup) -> Run:
     model, processor = policy
     workload = setup.workload
     shown = [picture(setup.size, i) for i in range(workload.num_pictures)]
@@ -83,7 +84,7 @@ def _of_policy(part: str, name: str, policy: tuple[Any, Any], setup: Setup) -> R
     return partial({"rollouts": ours.rollouts, "prefill": ours.prefill}[part], forced, shown[0])
 
 
-def _of_value(part: str, name: str, model: Any, setup: Setup) -> Run:
+def _of_value(part: Part, name: str, model: Any, setup: Setup) -> Run:
     shown, workload = picture(setup.size), setup.workload
     if part == "scoring":
         num_candidates = len(workload.temperatures)
@@ -97,7 +98,7 @@ def _of_value(part: str, name: str, model: Any, setup: Setup) -> Run:
     return partial(ours.train, model, shown, responses)
 
 
-def make_responses(part: str, workload: Workload) -> list[Response]:
+def make_responses(part: Part, workload: Workload) -> list[Response]:
     """The responses whose sentences are ``part``'s TD pairs."""
     count = NUM_RESPONSES[part]
     length = int(part.split("-")[1]) // count

@@ -78,9 +78,16 @@ def _responses(row: dict[str, Any]) -> tuple[Response, ...]:
 
 
 def reward_statistics(rollouts: Sequence[Rollout]) -> tuple[float, float]:
-    """Mean and standard deviation of the rewards of all sentences."""
+    """Mean and standard deviation (1 where all are equal, but for rounding) of all sentences' rewards.
+
+    Raises:
+        ValueError: there are no sentences.
+    """
     rewards = [r for one in rollouts for response in one.responses for r in response.rewards]
-    return float(np.mean(rewards)), float(np.std(rewards)) or 1.0
+    if not rewards:
+        raise ValueError("the rollouts hold no sentences: there is nothing to learn from")
+    mean, deviation = float(np.mean(rewards)), float(np.std(rewards))
+    return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0
 
 
 def plan(sizes: Sequence[int], *, batch_size: int, seed: int | None = None) -> list[list[int]]:
