@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
@@ -21,7 +22,7 @@ from jobs import caption, serve, serve_config
 from jobs.tables import read_rows
 from tests.endpoint import body, chunks, data_url, said
 from tests.fakes import until
-from tests.serving import Case, Endpoint, local_captions
+from tests.serving import Case, Endpoint, local_captions, scales
 from visvm.config import load
 from visvm.images import content_hash
 from visvm.prompts import DETAIL_PROMPTS
@@ -140,6 +141,24 @@ def test_replicas_killed_under_load_lose_no_request(endpoint: Endpoint) -> None:
             endpoint.kill(deployment)
 
     assert all_at_once(endpoint, mixed, kill) == local_captions(mixed)
+
+
+@pytest.mark.ray
+def test_beyond_what_fits_the_answer_is_503_with_retry_after(endpoint: Endpoint) -> None:
+    """Through Serve's own proxy, which must not keep requests back for ever or answer by itself."""
+    port = urlsplit(endpoint.url).port
+    serve.start(load(serve.ServeConfig, port=port, max_requests=2, **scales()))
+    try:
+        long = body(endpoint.files[0].read_bytes(), visvm={"method": "mcts"})
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(endpoint.chat, [long] * 8))
+    finally:
+        serve.start(load(serve.ServeConfig, port=port, **scales()))
+    statuses = Counter(answer.status_code for answer in answers)
+    assert set(statuses) == {200, 503} and statuses[200] >= 2
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+    assert all(set(answer.json()["error"]) == {"message", "type", "param", "code"} for answer in refused)
 
 
 @pytest.mark.slow

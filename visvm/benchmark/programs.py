@@ -20,7 +20,7 @@ from visvm.value.model import VisionValueConfig
 Run = Callable[[], int]
 Part = Literal["search", "scoring", "training-10", "training-42", "rollouts", "prefill"]
 PROGRAMS: dict[Part, tuple[str, ...]] = {
-    "search": ("published", "batched", "ours", "greedy"),
+    "search": ("published", "batched", "ours", "greedy", "generate"),
     "scoring": ("published", "ours"),
     "training-10": ("published", "ours"),
     "training-42": ("published", "ours"),
@@ -70,8 +70,10 @@ def _of_policy(part: Part, name: str, policy: tuple[Any, Any], setup: Setup) -> 
     model, processor = policy
     workload = setup.workload
     shown = [picture(setup.size, i) for i in range(workload.num_pictures)]
-    if name in ("published", "batched"):
+    if name in ("published", "batched", "generate"):
         given = (model, family_of(model.model, processor))
+        if name == "generate":
+            return partial(published.greedy, *given, shown, workload)
         if part == "search":
             return partial(published.search, *given, shown, workload, batched=name == "batched")
         works = {"rollouts": published.rollouts, "prefill": published.prefill}

@@ -93,6 +93,17 @@ def _search(model: Any, family: Family, picture: Picture, workload: Workload, *,
     return sampled
 
 
+@torch.inference_mode()
+def greedy(model: Any, family: Family, pictures: Sequence[Picture], workload: Workload) -> int:
+    """A caption of each picture by ``generate`` without sampling or search; the tokens written."""
+    written = 0
+    for picture in pictures:
+        inputs, length = chat_inputs(family, picture, workload.prompts[0]), workload.caption_length
+        out = model.generate(**inputs, max_new_tokens=length, min_new_tokens=length, do_sample=False)
+        written += out.shape[1] - inputs["input_ids"].shape[1]
+    return written
+
+
 def _sampling(temperature: float) -> dict[str, Any]:
     return dict(do_sample=True, temperature=temperature) if temperature else dict(do_sample=False)
 

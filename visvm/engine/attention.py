@@ -53,7 +53,8 @@ class Pass:
     """One pass of R rows of L new tokens: what they share, and where their own keys and values go.
 
     ``own`` [layers, 2, R, kv heads, capacity, D] has room for them; row r holds ``starts[r]`` tokens
-    so far (``longest`` is the most). All of ``own`` is finite: hidden values are multiplied by 0.
+    so far (``longest`` is the most; all do, where it is ``level``). All of ``own`` is finite: hidden
+    values are multiplied by 0.
     """
 
     shared: Shared | None
@@ -61,6 +62,7 @@ class Pass:
     starts: Tensor
     longest: int
     length: int
+    level: bool
 
     @property
     def is_first(self) -> bool:
@@ -85,13 +87,14 @@ class Pass:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Append key, value [R, kv heads, L, D] to the rows' own; the output [R, heads, L, D]."""
-        if self.longest == 0:
-            self.own[layer, 0, :, :, : self.length] = key
-            self.own[layer, 1, :, :, : self.length] = value
+        end = self.longest + self.length
+        if self.level:
+            self.own[layer, 0, :, :, self.longest : end] = key
+            self.own[layer, 1, :, :, self.longest : end] = value
         else:
             self.own[layer, 0][self.rows, :, self.columns] = key.transpose(1, 2)
             self.own[layer, 1][self.rows, :, self.columns] = value.transpose(1, 2)
-        own = self.own[layer, :, :, :, : self.longest + self.length]
+        own = self.own[layer, :, :, :, :end]
         if self.is_first:
             return F.scaled_dot_product_attention(
                 query, own[0], own[1], is_causal=True, scale=scaling, enable_gqa=True
@@ -100,7 +103,8 @@ class Pass:
 
     def _joint(self, layer: int, query: Tensor, own: Tensor, scaling: float) -> Tensor:
         scores = _unfold(_scores(_fold(query, own[0]), own[0]), query)
-        scores = scores.masked_fill_(self.hidden, float("-inf"))
+        if not self.level or self.length > 1:
+            scores = scores.masked_fill_(self.hidden, float("-inf"))
         if self.shared is None:
             weights = scores.mul_(scaling).softmax(dim=-1).to(query.dtype)
             return _unfold(_fold(weights, own[1]) @ own[1], query)
@@ -109,11 +113,13 @@ class Pass:
         above = _scores(_fold(grid, kv[0]), kv[0])
         if shared.hidden is not None:
             above = above.masked_fill_(shared.hidden, float("-inf"))
-        above = shared.to_rows(_unfold(above, grid))
-        weights = torch.cat([above, scores], dim=-1).mul_(scaling).softmax(dim=-1).to(query.dtype)
-        above, weights = weights.split([kv.shape[3], own.shape[3]], dim=-1)
-        out = _unfold(_fold(shared.to_grid(above), kv[1]) @ kv[1], grid)
-        return shared.to_rows(out) + _unfold(_fold(weights, own[1]) @ own[1], query)
+        # Joined where the many keys are, so that only the few scores beside them are moved.
+        beside = _fold(shared.to_grid(scores), kv[0])
+        weights = torch.cat([above, beside], dim=-1).mul_(scaling).softmax(dim=-1).to(query.dtype)
+        above, beside = weights.split([kv.shape[3], own.shape[3]], dim=-1)
+        out = shared.to_rows(_unfold(above @ kv[1], grid))
+        weights = shared.to_rows(_unfold(beside, grid))
+        return out + _unfold(_fold(weights, own[1]) @ own[1], query)
 
 
 def _scores(folded: Tensor, key: Tensor) -> Tensor:

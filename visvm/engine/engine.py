@@ -69,7 +69,8 @@ class Engine:
             positions = pad_sequence([one.positions.T for one in part], batch_first=True).permute(2, 0, 1)
             own = self.pictures.kv[:, :, lanes : lanes + len(part)]
             starts = torch.zeros(len(part), dtype=torch.long, device=embeds.device)
-            self.run(Pass(None, own, starts, longest=0, length=embeds.shape[1]), embeds, positions)
+            first = Pass(None, own, starts, longest=0, length=embeds.shape[1], level=True)
+            self.run(first, embeds, positions)
         return prefixes
 
     @torch.inference_mode()
@@ -98,6 +99,7 @@ class Engine:
             torch.tensor(starts, device=device),
             longest=max(starts),
             length=tokens.shape[1],
+            level=min(starts) == max(starts),
         )
         offsets = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
         return self.append(rows, offsets, tokens.to(device)), own

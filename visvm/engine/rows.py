@@ -80,6 +80,7 @@ class Rows:
             torch.tensor(self.lengths, device=device),
             longest=max(self.lengths),
             length=1,
+            level=min(self.lengths) == max(self.lengths),
         )
         offsets = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
         hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None])

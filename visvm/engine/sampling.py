@@ -27,10 +27,11 @@ def sample(
         return logits.argmax(dim=-1)
     top = _descending(logits) if not 0 < top_k < logits.shape[-1] else logits.topk(top_k, dim=-1).values
     greedy = temperatures <= 0
-    probs = (top / temperatures.masked_fill(greedy, 1.0)[:, None]).double().softmax(dim=-1)
-    cdf = probs.cumsum(dim=-1)
-    last = ((cdf - probs < top_p).sum(dim=-1) - 1)[:, None]  # of the nucleus
-    rank = (cdf <= uniform[:, None] * cdf.gather(1, last)).sum(dim=-1, keepdim=True).minimum(last)
+    below = (top - top[:, :1]) / temperatures.masked_fill(greedy, 1.0)[:, None]
+    mass = below.exp_().cumsum(dim=-1, dtype=torch.float64)  # of a token and all likelier ones
+    last = torch.searchsorted(mass, top_p * mass[:, -1:])  # of the nucleus
+    drawn = uniform[:, None] * mass.gather(1, last)
+    rank = torch.searchsorted(mass, drawn, right=True).minimum(last)
     return _ranked(logits, top, rank.masked_fill(greedy[:, None], 0))
 
 
@@ -45,5 +46,5 @@ def _ranked(logits: Tensor, top: Tensor, rank: Tensor) -> Tensor:
     """The tokens [R] at ``rank`` [R, 1] of the descending ``top``; of equals the lower token is first."""
     value = top.gather(1, rank)
     nth = rank - (top > value).sum(dim=-1, keepdim=True)
-    found = (logits == value).to(torch.int32).cumsum(dim=-1, dtype=torch.int32)
-    return (found == nth + 1).int().argmax(dim=-1)
+    found = (logits == value).cumsum(dim=-1, dtype=torch.int32)
+    return torch.searchsorted(found, (nth + 1).int())[:, 0]
