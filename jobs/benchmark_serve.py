@@ -151,7 +151,8 @@ async def measure_scaling(bench: Bench) -> dict[str, Any]:
 async def measure_kills(bench: Bench) -> dict[str, Any]:
     """One of two replicas of each kind gets SIGKILL under load; every other request is streamed."""
     two = {"min_replicas": 2, "max_replicas": 2}
-    bench.deploy(policy_scale=two | {"num_cpus": 1}, value_scale=two, reward_scale=two)
+    small = two | {"num_cpus": 0.25}
+    bench.deploy(policy_scale=two | {"num_cpus": 1}, value_scale=small, reward_scale=small)
     await bench.alone()
     result = {}
     for name in ("Value", "Policy"):

@@ -115,12 +115,12 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
     )
 
 
-def _demands(config: ServeConfig) -> list[Demand]:
+def _demands(config: ServeConfig, models: Models) -> list[Demand]:
     """What the first replicas ask of the cluster."""
     is_gpu = _loading(config)["device"] == "cuda"
     scales = {"policy": config.policy_scale}
-    scales |= {"reward": config.reward_scale} if config.reward != "none" else {}
-    scales |= {"value": config.value_scale} if config.value else {}
+    scales |= {"reward": config.reward_scale} if models.reward else {}
+    scales |= {"value": config.value_scale} if models.value else {}
     replicas = [
         Demand(
             name,
@@ -139,7 +139,12 @@ def _demands(config: ServeConfig) -> list[Demand]:
 
 
 def start(config: ServeConfig) -> None:
-    """Start Serve, if need be, and the application on it; done when it answers."""
+    """Start Serve, if need be, and the application on it; done when it answers.
+
+    Raises:
+        ValueError: a model cannot be found, or the cluster has no room for the first replicas.
+    """
+    check(_demands(config, find_models(config)))
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
     serve.run(build(config.model_dump()), name=NAME, route_prefix="/")
 
@@ -149,7 +154,6 @@ def work(config: ServeConfig) -> dict[str, Any]:
     find_models(config)
     read_keys(config.api_keys)
     ray_setup.start()
-    check(_demands(config))
     start(config)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own when it starts

@@ -175,6 +175,14 @@ def test_a_replica_whose_engine_died_is_replaced(endpoint: Endpoint) -> None:
     assert text_of(endpoint, case) == local_captions([case])[0]
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["policy", "value", "reward"])
+def test_replicas_without_room_are_refused_at_once(name: str) -> None:
+    many = {f"{name}_scale": {"min_replicas": 100, "max_replicas": 100}}
+    with pytest.raises(ValueError, match=rf"{name}: 100 actors .* lower {name}_scale"):
+        serve.start(load(serve.ServeConfig, **many))
+
+
 def test_serve_yaml_is_the_application_of_visvm_serve() -> None:
     [application] = yaml.safe_load((ROOT / "cluster" / "serve.yaml").read_text())["applications"]
     assert application["import_path"] == "jobs.serve:build" and application["name"] == serve.NAME
