@@ -6,7 +6,7 @@ that goes on gives every row once, to the bit the one of an undisturbed run (but
 the order of the files' rows follows from the time alone.
 
 What this costs: all rows pass through one process (thousands a second: docs/scaling.md), and it holds
-the units, about 1 KB each. A job of many million pictures is many jobs, by ``--images``.
+the units, about 2 KB each. A job of many million pictures is many jobs, by ``--images``.
 """
 
 from __future__ import annotations

@@ -30,17 +30,16 @@ GB = 1e9
 
 
 class Figures(NamedTuple):
-    """What the forecast is made from: measured where it says so (docs/results/scaling.json).
+    """What the forecast is made from: measured where it says so (docs/results/scaling.json, cluster.json).
 
     By formula: seconds a picture and GPU (cluster/README.md). Documented by AWS: GETs a second and prefix.
-    Assumed: slowest batch against the mean, seconds until all GPUs work, the driver's bytes a picture
-    to do (84 are measured in the table of units, Python's objects come on top), and the memory for it.
+    Assumed: slowest batch against the mean, seconds until all GPUs work, and the driver's memory.
     """
 
     seconds_per_picture: float = 0.67
     rows_per_second: float = 7_700  # of the driver's CPU time: measured
     row_bytes: float = 10_100  # of a rollout in the object store: measured
-    unit_bytes: float = 1_000
+    unit_bytes: float = 2_200  # of the driver's memory for a picture to do: measured
     picture_bytes: float = 160_000  # COCO's mean
     gets_per_second: float = 5_500
     batch_size: int = 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -12,6 +13,7 @@ from jobs.scaling import Figures, forecast, table
 from visvm.config import load
 
 ROOT = Path(__file__).parents[1]
+CLUSTER = json.loads((ROOT / "docs" / "results" / "cluster.json").read_text())
 MEASURED = json.loads((ROOT / "docs" / "results" / "scaling.json").read_text())
 
 
@@ -19,7 +21,19 @@ def test_the_figures_are_the_measured_ones() -> None:
     figures = Figures()
     assert figures.rows_per_second == pytest.approx(MEASURED["driver_rows_per_second"], rel=0.05)
     assert figures.row_bytes == pytest.approx(MEASURED["row_bytes"], rel=0.05)
-    assert figures.unit_bytes > MEASURED["unit_bytes"]
+    peaks = CLUSTER["memory"]["peak_mib"]
+    growth = (peaks["20000"]["driver"] - peaks["1000"]["driver"]) * 2**20 / 19_000
+    assert figures.unit_bytes == pytest.approx(growth, rel=0.05)
+
+
+def test_two_actors_are_as_fast_as_the_largest_part_allows() -> None:
+    """The parts on two cores: half of what one actor needs by the clock, and half of all CPU time."""
+    actors = CLUSTER["actors"]
+    one, two, cpu = (
+        median(run[key] for run in actors[num])
+        for num, key in (("one", "wall_per_image"), ("two", "wall_per_image"), ("two", "cpu_per_image"))
+    )
+    assert two == pytest.approx(max(one / 2, cpu / actors["cores"]), rel=0.15)
 
 
 def test_gpus_are_the_limit_until_s3_is_and_then_the_driver() -> None:
@@ -40,7 +54,7 @@ def test_twice_the_gpus_halve_the_time_of_long_jobs_only() -> None:
 
 def test_shards_are_needed_for_memory_before_rate() -> None:
     assert forecast(512, 10**6)["shards_needed"] == 1
-    assert forecast(512, 10**8)["shards_needed"] == 4  # 100 GB of units, 32 a driver
+    assert forecast(512, 10**8)["shards_needed"] == 7  # 220 GB of units, 32 a driver
 
 
 def test_the_document_shows_the_table() -> None:
