@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.folder import read_json
 from jobs.self_train import SelfTrainConfig, main
+from visvm import storage
 from visvm.config import load
 
 
@@ -18,18 +19,23 @@ def test_impossible_settings_are_refused_before_any_work(given: dict[str, Any]) 
         load(SelfTrainConfig, out="out", **given)
 
 
+@pytest.fixture(params=["here", "s3"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of this machine, then one of a bucket."""
+    return f"{tmp_path if request.param == 'here' else request.getfixturevalue('s3')}/out"
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_two_rounds(tmp_path: Path, tiny_policy: Path, tiny_clip: Path, photos: Path) -> None:
-    out = tmp_path / "out"
+def test_two_rounds(out: str, tiny_policy: Path, tiny_clip: Path, photos: Path) -> None:
     models = ["--policy", str(tiny_policy), "--reward", str(tiny_clip), "--images", str(photos)]
     limits = [
-        *("--set", "generate_triples.max_new_tokens=16", "--set", "generate_triples.max_error_share=0.5"),
-        *("--set", "caption.max_new_tokens=16", "--set", "finetune.epochs=1"),
+        *("--set", "generate_triples.max_new_tokens=48", "--set", "generate_triples.max_error_share=0.5"),
+        *("--set", "caption.max_new_tokens=24", "--set", "finetune.epochs=1"),
         *("--set", "train_value.epochs=1", "--set", "finetune.batch_size=4"),
     ]
-    assert main(["--out", str(out), "--rounds", "2", *models, *limits]) == 0
-    assert (out / "round-2/policy/model/config.json").exists()
-    second = (out / "round-2/rollouts/config.yaml").read_text()
+    assert main(["--out", out, "--rounds", "2", *models, *limits]) == 0
+    assert storage.is_file(f"{out}/round-2/policy/model/config.json")
+    second = storage.read(f"{out}/round-2/rollouts/config.yaml").decode()
     assert f"policy: {out}/round-1/policy/model" in second
-    assert json.loads((out / "metrics.json").read_text())["policy"] == f"{out}/round-2/policy/model"
+    assert read_json(f"{out}/metrics.json")["policy"] == f"{out}/round-2/policy/model"

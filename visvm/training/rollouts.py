@@ -81,11 +81,14 @@ def reward_statistics(rollouts: Sequence[Rollout]) -> tuple[float, float]:
     """Mean and standard deviation (1 where all are equal, but for rounding) of all sentences' rewards.
 
     Raises:
-        ValueError: there are no sentences.
+        ValueError: there are none.
     """
     rewards = [r for one in rollouts for response in one.responses for r in response.rewards]
     if not rewards:
-        raise ValueError("the rollouts hold no sentences: there is nothing to learn from")
+        raise ValueError(
+            "the rollouts hold no whole sentence, there is nothing to learn from: all captions are empty, or"
+            " were cut by max_new_tokens within their first sentence"
+        )
     mean, deviation = float(np.mean(rewards)), float(np.std(rewards))
     return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0
 
