@@ -94,13 +94,15 @@ def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
     in any case: the other workers wait for it, and its memory is in fragments.
     """
     note = storage.join(settings["out"], "checkpoints", "micro_batch_size")
-    size = int(storage.read(note)) if storage.exists(note) else settings["micro_batch_size"]
+    known = int(storage.read(note)) if storage.exists(note) else settings["micro_batch_size"]
+    size = min(known, settings["micro_batch_size"])
     try:
         return train({**settings, "micro_batch_size": size})
     except torch.OutOfMemoryError:
-        smaller = max((part for part in range(1, size // 2 + 1) if size % part == 0), default=size)
-        storage.write(note, str(smaller))
-        logger.warning("out of memory with micro_batch_size = %d: going on with %d", size, smaller)
+        smaller = [part for part in range(1, size // 2 + 1) if size % part == 0]
+        if smaller:
+            storage.write(note, str(smaller[-1]))
+            logger.warning("out of memory with micro_batch_size = %d: going on with %d", size, smaller[-1])
         raise
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +12,14 @@ from typing import ClassVar
 
 import pytest
 
+from jobs import world
 from jobs.folder import RunFolder, read_json
 from jobs.lock import Lock, S3Lock, acquire, lock_seconds
+from tests.fakes import until
 from visvm import storage
 from visvm.config import Config
 
+ROOT = Path(__file__).parents[1]
 SECONDS = 2.0  # S3 tells times in whole seconds
 
 
@@ -42,6 +47,24 @@ def test_a_folder_in_use_is_refused_until_it_is_free(place: str) -> None:
             pass
     storage.delete(f"{place}/config.yaml")
     assert set(storage.names(place, "*")) <= {".lock"}
+
+
+def test_two_jobs_on_one_output_refuse_each_other(
+    place: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VISVM_LOCK_SECONDS", "30")
+    flags = ["make", "--count", "50000", "--out", place]
+    first = subprocess.Popen(
+        [sys.executable, "-m", "jobs.world", *flags], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: storage.exists(f"{place}/config.yaml"))
+        assert world.main(flags) == 2
+        assert f"{place} is in use by another run" in capsys.readouterr().err
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.wait()
 
 
 def test_a_run_goes_on_with_other_workers_but_not_with_another_size(place: str) -> None:

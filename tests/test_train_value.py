@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from jobs import ray_setup, train_value
+from jobs.command import parse
 from tests import tiny
 from visvm.config import load
 from visvm.images import load as load_picture
@@ -106,6 +107,11 @@ def test_the_world_learns_at_its_own_rate() -> None:
     given = {"rollouts": ["x"], "out": "y"}
     assert load(train_value.TrainValueConfig, policy="world", **given).learning_rate > 1e-4
     assert load(train_value.TrainValueConfig, policy="other", **given).learning_rate == 1e-5
+
+
+def test_a_flag_of_a_list_that_is_given_twice_adds() -> None:
+    flags = ["--policy", "world", "--rollouts", "a", "--rollouts", "b", "c", "--out", "x"]
+    assert parse(train_value.TrainValueConfig, flags, doc="").rollouts == ("a", "b", "c")
 
 
 def plain_run(policy: Path, folder: Path) -> tuple[ValueTrainer, list[dict[str, Any]]]:

@@ -43,13 +43,19 @@ def test_a_micro_batch_without_room_is_halved_and_stays_so(tmp_path: Path) -> No
         assert workers.in_memory(fits(3), settings) == {**settings, "micro_batch_size": 3}
 
 
-@pytest.mark.parametrize(("size", "smaller"), [(8, 4), (5, 1), (6, 3), (9, 3), (1, 1)])
+@pytest.mark.parametrize(("size", "smaller"), [(8, 4), (5, 1), (6, 3), (9, 3)])
 def test_a_smaller_micro_batch_divides_what_the_larger_one_did(
     tmp_path: Path, size: int, smaller: int
 ) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         workers.in_memory(fits(0), {"out": str(tmp_path), "micro_batch_size": size})
     assert (tmp_path / "checkpoints" / "micro_batch_size").read_text() == str(smaller)
+
+
+def test_one_picture_cannot_be_halved(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        workers.in_memory(fits(0), {"out": str(tmp_path), "micro_batch_size": 1})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.ray
