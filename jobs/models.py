@@ -79,7 +79,7 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
     config = check_value_model(resolved)
     if config.predict != predict:
         raise ValueError(f"value model {name} predicts {config.predict!r}; this method needs {predict!r}")
-    family, base = check_supported(policy), check_supported(config.base_config)
+    family, base = check_supported(resolve(policy, "policy")), check_supported(config.base_config)
     if family != base:
         raise ValueError(f"value model {name} is a {base} model, the policy {policy} a {family} model")
     return resolved
