@@ -111,7 +111,7 @@ def models_of(config: Any) -> dict[str, str | None]:
     """The models a pipeline will load; a value model that is not there yet is as large as the policy."""
     policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
     needs = METHODS[config.method].needs if hasattr(config, "method") else "reward"
-    is_value = needs in ("value", "reward+future")
+    is_value = needs in caption.PREDICTS
     value = getattr(config, "value", None) or default_value(policy)
     return {
         "policy": policy,

@@ -26,7 +26,6 @@ from jobs.stages import Stages, check_options
 from visvm import storage
 from visvm.search import METHODS
 
-PREDICTS = {"value": "value", "reward+future": "future"}
 logger = logging.getLogger(__name__)
 
 
@@ -95,7 +94,7 @@ def _pictures(config: SelfTrainConfig, stages: Stages) -> tuple[str, str | None]
 def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, policy: str) -> str:
     """One turn of the loop; the directory of the policy it ends with."""
     options: dict[str, Any] = {"policy": policy, **config.caption}
-    predict = PREDICTS.get(METHODS[config.method].needs)
+    predict = caption.PREDICTS.get(METHODS[config.method].needs)
     if predict:
         stages.rollouts(f"{name}/rollouts", images, policy=policy, **config.generate_triples)
         value = {**_rates(config, train_value), **config.train_value, "policy": policy, "predict": predict}

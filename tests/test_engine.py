@@ -36,7 +36,7 @@ def test_rows_see_their_picture_and_their_own_tokens() -> None:
     before = own.clone()
     query, key, value = torch.randn(5, 4, new, DIM), *torch.randn(2, 5, KV_HEADS, new, DIM).unbind(0)
     shared = store.shared([prefixes[lane] for lane in lanes])
-    rows = Pass(shared, own, torch.tensor(starts), longest=max(starts), length=new, level=False)
+    rows = Pass(shared, own, starts, length=new)
     out = rows.attend(0, query, key, value, DIM**-0.5)
     for row, (lane, start) in enumerate(zip(lanes, starts, strict=True)):
         parts = (store.kv[0, :, lane, :, : lengths[lane]], before[0, :, row, :, :start])

@@ -6,6 +6,7 @@ concatenated keys, while no picture's key is ever copied for a row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -53,16 +54,23 @@ class Pass:
     """One pass of R rows of L new tokens: what they share, and where their own keys and values go.
 
     ``own`` [layers, 2, R, kv heads, capacity, D] has room for them; row r holds ``starts[r]`` tokens
-    so far (``longest`` is the most; all do, where it is ``level``). All of ``own`` is finite: hidden
-    values are multiplied by 0.
+    so far. All of ``own`` is finite: hidden values are multiplied by 0.
     """
 
     shared: Shared | None
     own: Tensor
-    starts: Tensor
-    longest: int
+    starts: Sequence[int]
     length: int
-    level: bool
+
+    @cached_property
+    def longest(self) -> int:
+        """The most tokens that a row holds so far."""
+        return max(self.starts)
+
+    @cached_property
+    def is_level(self) -> bool:
+        """All rows hold as many."""
+        return min(self.starts) == self.longest
 
     @property
     def is_first(self) -> bool:
@@ -72,23 +80,24 @@ class Pass:
     @cached_property
     def columns(self) -> Tensor:
         """[R, L]: where each new token goes."""
-        return self.starts[:, None] + torch.arange(self.length, device=self.starts.device)
+        starts = torch.tensor(self.starts, device=self.own.device)
+        return starts[:, None] + torch.arange(self.length, device=self.own.device)
 
     @cached_property
     def hidden(self) -> Tensor:
         """[R, 1, L, longest + L] marks the keys after each new token."""
-        keys = torch.arange(self.longest + self.length, device=self.starts.device)
+        keys = torch.arange(self.longest + self.length, device=self.own.device)
         return (keys > self.columns[:, :, None])[:, None]
 
     @cached_property
     def rows(self) -> Tensor:
         """[R, 1]: the rows' numbers."""
-        return torch.arange(self.own.shape[2], device=self.starts.device)[:, None]
+        return torch.arange(self.own.shape[2], device=self.own.device)[:, None]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Append key, value [R, kv heads, L, D] to the rows' own; the output [R, heads, L, D]."""
         end = self.longest + self.length
-        if self.level:
+        if self.is_level:
             self.own[layer, 0, :, :, self.longest : end] = key
             self.own[layer, 1, :, :, self.longest : end] = value
         else:
@@ -103,7 +112,7 @@ class Pass:
 
     def _joint(self, layer: int, query: Tensor, own: Tensor, scaling: float) -> Tensor:
         scores = _unfold(_scores(_fold(query, own[0]), own[0]), query)
-        if not self.level or self.length > 1:
+        if not self.is_level or self.length > 1:
             scores = scores.masked_fill_(self.hidden, float("-inf"))
         if self.shared is None:
             weights = scores.mul_(scaling).softmax(dim=-1).to(query.dtype)

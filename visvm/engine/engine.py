@@ -68,9 +68,7 @@ class Engine:
             embeds = pad_sequence([one.embeds for one in part], batch_first=True)
             positions = pad_sequence([one.positions.T for one in part], batch_first=True).permute(2, 0, 1)
             own = self.pictures.kv[:, :, lanes : lanes + len(part)]
-            starts = torch.zeros(len(part), dtype=torch.long, device=embeds.device)
-            first = Pass(None, own, starts, longest=0, length=embeds.shape[1], level=True)
-            self.run(first, embeds, positions)
+            self.run(Pass(None, own, [0] * len(part), length=embeds.shape[1]), embeds, positions)
         return prefixes
 
     @torch.inference_mode()
@@ -93,14 +91,7 @@ class Engine:
             if kv is not None:
                 own[:, :, i, :, : kv.shape[3]] = kv
         device = self.family.device
-        rows = Pass(
-            self.pictures.shared(prefixes),
-            own,
-            torch.tensor(starts, device=device),
-            longest=max(starts),
-            length=tokens.shape[1],
-            level=min(starts) == max(starts),
-        )
+        rows = Pass(self.pictures.shared(prefixes), own, starts, length=tokens.shape[1])
         offsets = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
         return self.append(rows, offsets, tokens.to(device)), own
 

@@ -74,14 +74,7 @@ class Rows:
         pictures = self.engine.pictures
         if self._shared is None or self._version != pictures.version:
             self._shared, self._version = pictures.shared(self.prefixes), pictures.version
-        rows = Pass(
-            self._shared,
-            self.kv[:, :, : len(self)],
-            torch.tensor(self.lengths, device=device),
-            longest=max(self.lengths),
-            length=1,
-            level=min(self.lengths) == max(self.lengths),
-        )
+        rows = Pass(self._shared, self.kv[:, :, : len(self)], self.lengths, length=1)
         offsets = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
         hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None])
         self.lengths = [length + 1 for length in self.lengths]
