@@ -1,6 +1,6 @@
 """What the shared prefix saves: the published procedure, batching alone, ours and greedy, side by side.
 
-Greedy decoding is there twice: ours behind the stored picture, and plain `generate`.
+Greedy decoding is there twice: ours behind the stored image, and plain `generate`.
 
     visvm benchmark --model tiny                                        seconds; shows the table
     visvm benchmark --model bench --json bench.json                     half an hour on two cores
@@ -28,8 +28,8 @@ import torch
 from pydantic import Field, field_validator
 from tqdm import tqdm
 
-from jobs.command import run
-from jobs.folder import write_json
+from jobs.runner.command import run
+from jobs.runner.run_folder import write_json
 from visvm.benchmark import PROGRAMS, SIZES, Part, Setup, Workload, load
 from visvm.config import Config
 
@@ -48,7 +48,7 @@ class BenchmarkConfig(Config):
     num_sentences: int = Field(8, ge=1, description="sentences a caption")
     sentence_length: int = Field(25, ge=2, description="tokens a sentence, on average")
     response_length: int = Field(100, ge=1, description="tokens a response of the rollouts")
-    num_pictures: int = Field(1, ge=1, description="pictures of the search; ours has them in flight together")
+    num_images: int = Field(1, ge=1, description="images of the search; ours has them in flight together")
     repeats: int = Field(3, ge=1, description="measured runs of each program, after one to warm up")
     threads: int = Field(1, ge=1, description="threads of a program on the CPU")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda")
@@ -70,7 +70,7 @@ class BenchmarkConfig(Config):
             sentence_length=self.sentence_length,
             lengths=self.lengths,
             response_length=self.response_length,
-            num_pictures=self.num_pictures,
+            num_images=self.num_images,
         )
         return Setup(self.model, workload, self.device, self.dtype)
 

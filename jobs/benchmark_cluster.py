@@ -5,7 +5,7 @@
 
 chaos: three nodes; actors, a node and the driver of generate-triples are killed at seeded points, and the
 rows compared with those of an undisturbed run. overhead: against a plain loop over the same objects.
-actors: one and two of them. memory: the most of every process, for 1,000 and 20,000 pictures. Runs that are
+actors: one and two of them. memory: the most of every process, for 1,000 and 20,000 images. Runs that are
 compared take turns; CPU time is that of all processes, Ray's own included, from the first batch to the last.
 """
 
@@ -27,9 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from jobs import chaos, world
-from jobs.command import run
-from jobs.plain import plain
+from jobs import world
+from jobs.loadtest import chaos
+from jobs.loadtest.plain_loop import plain
+from jobs.runner.command import run
 from visvm.config import Config, load
 
 Figures = dict[str, Any]
@@ -41,10 +42,10 @@ class ClusterConfig(Config):
     parts: tuple[Literal["chaos", "overhead", "actors", "memory"], ...] = Field(
         ("chaos", "overhead", "actors", "memory"), min_length=1, description="chaos, overhead, actors, memory"
     )
-    num_images: int = Field(2000, ge=64, description="pictures of chaos")
-    num_timed: int = Field(512, ge=64, description="pictures of overhead and actors")
-    num_most: int = Field(20000, ge=1000, description="pictures of the larger run of memory")
-    batch_size: int = Field(32, ge=1, description="pictures a batch")
+    num_images: int = Field(2000, ge=64, description="images of chaos")
+    num_timed: int = Field(512, ge=64, description="images of overhead and actors")
+    num_most: int = Field(20000, ge=1000, description="images of the larger run of memory")
+    batch_size: int = Field(32, ge=1, description="images a batch")
     repeats: int = Field(3, ge=1, description="pairs of runs of overhead and actors")
     seed: int = Field(0, ge=0, description="of the kills")
     json_file: str | None = Field(None, alias="json", description="file for the figures")
@@ -120,7 +121,7 @@ def _actors(config: ClusterConfig, folder: Path) -> Figures:
 
 
 def _memory(config: ClusterConfig, folder: Path) -> Figures:
-    """The most memory of every kind of process, when little is said about many pictures."""
+    """The most memory of every kind of process, when little is said about many images."""
     flags = _flags(config, folder, 1000)
     files = sorted(Path(flags["images"]).rglob("*.png"))
     peaks = {}

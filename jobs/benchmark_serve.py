@@ -3,7 +3,7 @@
     visvm benchmark-serve --json serve.json            (the embedded world, loopback only)
     visvm benchmark-serve --parts clients --num-requests 32
 
-Starts the application on a Ray of its own. Every caption is compared with the one that the same picture
+Starts the application on a Ray of its own. Every caption is compared with the one that the same image
 got when it was asked for alone. Rates of a machine that others use too are worth little; their ratios,
 each within one round, are what is told.
 """
@@ -30,9 +30,9 @@ from pydantic import Field
 from ray import serve
 from ray.serve.schema import ReplicaState
 
-from jobs import ray_setup
-from jobs.command import run
-from jobs.load import Ask, Outcome, closed_loop, summary, when
+from jobs.loadtest.load_generator import ChatCall, Outcome, closed_loop, summary, when
+from jobs.runner.command import run
+from jobs.runtime import ray_setup
 from jobs.serve import NAME, ServeConfig, start
 from visvm.config import Config, load
 
@@ -49,7 +49,7 @@ class BenchmarkServeConfig(Config):
     clients: tuple[int, ...] = Field((1, 4, 16), min_length=1, description="clients at a time")
     num_requests: int = Field(32, ge=1, description="requests of one round")
     repeats: int = Field(3, ge=1, description="rounds of each number of clients, in turn")
-    num_pictures: int = Field(16, ge=1, description="pictures of the world that are described")
+    num_images: int = Field(16, ge=1, description="images of the world that are described")
     port: int = Field(8123, ge=1, lt=65536, description="port to listen on, at 127.0.0.1")
     value: str | None = Field(None, description="value model, if not the world's")
     json_file: str | None = Field(None, alias="json", description="file for the figures")
@@ -60,29 +60,29 @@ class Bench:
 
     def __init__(self, config: BenchmarkServeConfig) -> None:
         self.config, self.url = config, f"http://127.0.0.1:{config.port}"
-        self.pictures = pictures(config.num_pictures)
+        self.images = images(config.num_images)
         self.expected: dict[str, str] = {}
 
     def deploy(self, **scales: Any) -> None:
         """Start the application, or change its scales."""
         start(load(ServeConfig, port=self.config.port, value=self.config.value, **scales))
 
-    def asks(self, count: int, *, stream: Callable[[int], bool] = lambda i: False) -> list[Ask]:
-        """So many requests, the pictures in turn."""
-        chosen = [(i, i % len(self.pictures)) for i in range(count)]
-        return [Ask(str(place), self.pictures[place], stream=stream(i)) for i, place in chosen]
+    def calls(self, count: int, *, stream: Callable[[int], bool] = lambda i: False) -> list[ChatCall]:
+        """So many requests, the images in turn."""
+        chosen = [(i, i % len(self.images)) for i in range(count)]
+        return [ChatCall(str(place), self.images[place], stream=stream(i)) for i, place in chosen]
 
     async def alone(self) -> None:
-        """Ask for each picture once with nothing else in flight: what is expected from then on."""
-        outcomes = await closed_loop(self.url, self.asks(len(self.pictures)), clients=1)
-        self.expected = {one.ask.key: one.text for one in outcomes if one.kind == "ok"}
-        if len(self.expected) < len(self.pictures):
-            raise RuntimeError(f"of {len(self.pictures)} captions only {len(self.expected)} were written")
+        """Ask for each image once with nothing else in flight: what is expected from then on."""
+        outcomes = await closed_loop(self.url, self.calls(len(self.images)), clients=1)
+        self.expected = {one.call.key: one.text for one in outcomes if one.kind == "ok"}
+        if len(self.expected) < len(self.images):
+            raise RuntimeError(f"of {len(self.images)} captions only {len(self.expected)} were written")
 
-    async def round(self, asks: Iterable[Ask], clients: int) -> tuple[list[Outcome], float]:
+    async def round(self, calls: Iterable[ChatCall], clients: int) -> tuple[list[Outcome], float]:
         """The outcomes, and the seconds they took together."""
         started = time.perf_counter()
-        outcomes = await closed_loop(self.url, asks, clients=clients, expected=self.expected)
+        outcomes = await closed_loop(self.url, calls, clients=clients, expected=self.expected)
         return outcomes, time.perf_counter() - started
 
 
@@ -91,9 +91,9 @@ def is_even(number: int) -> bool:
     return number % 2 == 0
 
 
-def pictures(count: int) -> list[bytes]:
-    """PNG files of the first pictures of the world's test split."""
-    from visvm.world.pictures import image
+def images(count: int) -> list[bytes]:
+    """PNG files of the first images of the world's test split."""
+    from visvm.world.rendering import image
     from visvm.world.scenes import layout
 
     files = []
@@ -112,7 +112,7 @@ async def measure_clients(bench: Bench) -> dict[str, Any]:
     rounds: dict[int, list[tuple[list[Outcome], float]]] = {n: [] for n in config.clients}
     for _ in range(config.repeats):
         for n in config.clients:
-            rounds[n].append(await bench.round(bench.asks(config.num_requests), n))
+            rounds[n].append(await bench.round(bench.calls(config.num_requests), n))
     rates = {n: [len(some) / seconds for some, seconds in each] for n, each in rounds.items()}
     first = rates[config.clients[0]]
     result = {}
@@ -129,7 +129,7 @@ async def measure_scaling(bench: Bench) -> dict[str, Any]:
     bench.deploy(policy_scale=scale | {"upscale_delay_s": 5, "downscale_delay_s": 10})
     await bench.alone()
     is_enough = False
-    endless = takewhile(lambda _: not is_enough, cycle(bench.asks(len(bench.pictures), stream=is_even)))
+    endless = takewhile(lambda _: not is_enough, cycle(bench.calls(len(bench.images), stream=is_even)))
     started = time.perf_counter()
     load_ = asyncio.create_task(bench.round(endless, SCALING_CLIENTS))
     seconds_up = await when(lambda: num_running("Policy") == 2, seconds=SOON)
@@ -137,7 +137,7 @@ async def measure_scaling(bench: Bench) -> dict[str, Any]:
     is_enough = True
     outcomes, seconds = await load_
     seconds_down = await when(lambda: num_running("Policy") == 1, seconds=SOON)
-    after, _ = await bench.round(bench.asks(len(bench.pictures)), 1)
+    after, _ = await bench.round(bench.calls(len(bench.images)), 1)
     early = [one.ended < started + seconds_up for one in outcomes]
     return summary([*outcomes, *after], seconds) | {
         "clients": SCALING_CLIENTS,
@@ -156,13 +156,13 @@ async def measure_kills(bench: Bench) -> dict[str, Any]:
     await bench.alone()
     result = {}
     for name in ("Value", "Policy"):
-        asks = bench.asks(4 * bench.config.num_requests, stream=is_even)
-        load_ = asyncio.create_task(bench.round(asks, KILL_CLIENTS))
+        calls = bench.calls(4 * bench.config.num_requests, stream=is_even)
+        load_ = asyncio.create_task(bench.round(calls, KILL_CLIENTS))
         await asyncio.sleep(5)
         pid = await asyncio.to_thread(kill_replica, name)
         outcomes, seconds = await load_
         replaced = await when(partial(_is_replaced, name, pid), seconds=SOON)
-        plain, streamed = ([o for o in outcomes if o.ask.stream is s] for s in (False, True))
+        plain, streamed = ([o for o in outcomes if o.call.stream is s] for s in (False, True))
         result[name] = {
             "clients": KILL_CLIENTS,
             "plain": summary(plain, seconds),

@@ -1,4 +1,4 @@
-"""Captions of pictures by a method of search.
+"""Captions of images by a method of search.
 
 Writes OUT/captions (with the trace of every choice) and OUT/errors as parquet, and OUT/metrics.json.
 Killed and started again, it goes on from what is written.
@@ -18,13 +18,16 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from actors.caption import CaptionWriter
-from jobs import ray_setup
-from jobs.command import run
-from jobs.models import check_policy, check_reward, check_value
-from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
-from jobs.sizes import SECOND_GPU
-from jobs.tables import read_rows
+from actors.batch.caption import CaptionWriter
+from jobs.capacity.memory import SECOND_GPU
+from jobs.inputs.models import check_policy, check_reward, check_value
+from jobs.pipeline.config import PipelineConfig
+from jobs.pipeline.execution import write_units
+from jobs.pipeline.stage import Stage
+from jobs.pipeline.units import make_units
+from jobs.runner.command import run
+from jobs.runner.part_files import read_rows
+from jobs.runtime import ray_setup
 from visvm import storage
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import CAPTIONS
@@ -35,16 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 class CaptionConfig(PipelineConfig, SearchConfig):
-    """Configuration of caption: the pictures and models, and the options of the search."""
+    """Configuration of caption: the images and models, and the options of the search."""
 
     method: str = Field("greedy", description=", ".join(METHODS))
     value: str | None = Field(
         None,
         description="visvm, reward_plus_future: directory or hub id (default: the world's for its policy)",
     )
-    prompts: str = Field(
-        DETAIL_PROMPTS[0], description='a prompt, "one" drawn for each picture or "all" nine'
-    )
+    prompts: str = Field(DETAIL_PROMPTS[0], description='a prompt, "one" drawn for each image or "all" nine')
     centre: float | None = Field(  # type: ignore[assignment]
         None,
         description="reward at which a sentence is worth nothing, for visvm, reward_plus_future (default:"
@@ -119,7 +120,7 @@ def make_stages(
             "value": {
                 "name": models["value"],
                 "centre": config.centre,
-                "max_pictures": config.max_pictures,  # more are never asked for at a time
+                "max_images": config.max_images,  # more are never asked for at a time
                 **loading,
                 **second,
             }

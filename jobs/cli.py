@@ -14,7 +14,7 @@ VERBS = {
     "serve": "the endpoint: OpenAI's chat completions, guided by search",
     "evaluate": "captions -> CHAIR, recall and length with intervals",
     "self-train": "generate, train, caption, finetune, evaluate; again",
-    "world": "make pictures of the embedded world, or train its models from nothing",
+    "world": "make images of the embedded world, or train its models from nothing",
     "benchmark": "the published procedure and ours, side by side on random weights",
     "benchmark-serve": "the endpoint under load: clients, replicas that come and go, replicas killed",
     "plan": "what a job needs and a cluster has: actors, memory, hours; says if it does not fit",

@@ -1,7 +1,7 @@
 """The whole loop on the embedded world: rollouts, value model, search, fine-tuning, table and report.
 
     visvm demo                                  about ten minutes on two cores
-    visvm demo --size full --out runs/full      a thousand test pictures, every curve; hours
+    visvm demo --size full --out runs/full      a thousand test images, every curve; hours
 
 Every stage is another job in a folder below OUT; interrupted and started again, the demo goes on
 with the stage it was in. Writes OUT/metrics.json and OUT/report.html.
@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs import demo_report, finetune, train_value
-from jobs.command import run
-from jobs.places import SharedPaths
-from jobs.stages import Metrics, Stages, check_options
+from jobs import finetune, train_value
+from jobs.inputs.shared_paths import SharedPaths
+from jobs.runner.command import run
+from jobs.workflow import demo_report
+from jobs.workflow.stages import Metrics, Stages, check_options
 from visvm import storage
 from visvm.report import results_table
 from visvm.search import METHODS
@@ -56,12 +57,12 @@ class DemoConfig(SharedPaths):
     out: str = Field("runs/demo", description="folder of the run")
     size: Literal["small", "full"] = Field("small", description="small or full")
     seed: int = Field(0, ge=0, description="seed of every stage")
-    num_train: int = Field(500, ge=2, description="training pictures: rollouts and value model")
-    num_sft: int = Field(300, ge=2, description="training pictures captioned to fine-tune on")
-    num_validation: int = Field(0, ge=0, description="pictures that the reward centre is chosen on")
-    num_test: int = Field(150, ge=1, description="held-out pictures of the table")
-    num_oracle: int = Field(0, ge=0, description="test pictures for the oracle look-ahead (0: none)")
-    num_step_sizes: int = Field(0, ge=0, description="test pictures for the curve over --step-sizes")
+    num_train: int = Field(500, ge=2, description="training images: rollouts and value model")
+    num_sft: int = Field(300, ge=2, description="training images captioned to fine-tune on")
+    num_validation: int = Field(0, ge=0, description="images that the reward centre is chosen on")
+    num_test: int = Field(150, ge=1, description="held-out images of the table")
+    num_oracle: int = Field(0, ge=0, description="test images for the oracle look-ahead (0: none)")
+    num_step_sizes: int = Field(0, ge=0, description="test images for the curve over --step-sizes")
     value_seeds: int = Field(1, ge=1, description="value models, each with its own seed")
     centres: tuple[float, ...] = Field(
         (1.0,), min_length=1, description="reward centres to try, as shares of the mean reward"
@@ -71,7 +72,7 @@ class DemoConfig(SharedPaths):
         ("greedy", "best_of_30", "prm", "mcts", "visvm"), min_length=1, description=", ".join(ROWS)
     )
     sft: tuple[str, ...] = Field(("greedy", "prm", "visvm"), description="methods to fine-tune on")
-    num_examples: int = Field(12, ge=0, description="test pictures in the report")
+    num_examples: int = Field(12, ge=0, description="test images in the report")
     num_actors: int = Field(2, ge=1, description="processes that write captions")
     value: dict[str, Any] = Field({}, description="more options of train-value")
     finetune: dict[str, Any] = Field({}, description="more options of finetune")
@@ -103,9 +104,9 @@ class DemoConfig(SharedPaths):
         check_options(train_value.TrainValueConfig, self.value, policy="world", rollouts=("rollouts",))
         check_options(finetune.FinetuneConfig, self.finetune, policy="world", captions=("captions",))
         if len(self.centres) > 1 and not self.num_validation:
-            raise ValueError("several centres need --num-validation pictures to choose on")
+            raise ValueError("several centres need --num-validation images to choose on")
         if max(self.num_oracle, self.num_step_sizes) > self.num_test:
-            raise ValueError(f"num_oracle and num_step_sizes are some of the {self.num_test} test pictures")
+            raise ValueError(f"num_oracle and num_step_sizes are some of the {self.num_test} test images")
         if unknown := [method for method in self.sft if method in LEARNED and method not in self.methods]:
             raise ValueError(f"sft on {unknown[0]} needs it among the methods")
         return self
@@ -117,7 +118,7 @@ class DemoConfig(SharedPaths):
 
 
 class Demo:
-    """The pictures and stages of a run, and what the stages pass on."""
+    """The images and stages of a run, and what the stages pass on."""
 
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
@@ -130,8 +131,8 @@ class Demo:
         )
         self.centres: dict[str, float] = {}
 
-    def pictures(self) -> None:
-        """Training, validation and test pictures, of three splits of the world."""
+    def images(self) -> None:
+        """Training, validation and test images, of three splits of the world."""
         counts = {
             "train": max(self.config.num_train, self.config.num_sft),
             "validation": self.config.num_validation,
@@ -139,11 +140,11 @@ class Demo:
         }
         for split, count in counts.items():
             if count:
-                self.stages.pictures(f"pictures/{split}", split=split, count=count)
+                self.stages.images(f"images/{split}", split=split, count=count)
 
     def learn(self) -> None:
-        """Rollouts of the training pictures, and from them the value models and the future model."""
-        train, stages, config = self.stages.path("pictures/train"), self.stages, self.config
+        """Rollouts of the training images, and from them the value models and the future model."""
+        train, stages, config = self.stages.path("images/train"), self.stages, self.config
         stages.rollouts("rollouts", train, sample=config.num_train)
         for method in config.learned:
             for seed in range(config.value_seeds if method == "visvm" else 1):
@@ -151,7 +152,7 @@ class Demo:
                 stages.value(self._value(method, seed), "rollouts", policy="world", **options)
 
     def choose_centres(self) -> dict[str, Any]:
-        """For each learned method the centre whose captions are as long as greedy's on validation pictures.
+        """For each learned method the centre whose captions are as long as greedy's on validation images.
 
         Only centres that reach greedy's recall count, if one does. The curves are returned.
         """
@@ -159,7 +160,7 @@ class Demo:
         self.centres = dict.fromkeys(self.config.learned, self.config.centres[0] * mean)
         if len(self.config.centres) == 1:
             return {}
-        images = self.stages.path("pictures/validation")
+        images = self.stages.path("images/validation")
         runs = {name: self._captions(name, "validation", images, name) for name in ("greedy", "prm")}
         for method in self.config.learned:
             for share in self.config.centres:
@@ -177,7 +178,7 @@ class Demo:
         return {"centre": curves, "centre_compared": [rows["greedy"], rows["prm"]]}
 
     def search(self) -> dict[str, str]:
-        """Captions of the test pictures by every method."""
+        """Captions of the test images by every method."""
         runs = {row: self._test(row, ROWS[row][0], **ROWS[row][1]) for row in self.config.methods}
         for seed in range(1, self.config.value_seeds):
             value = self._value_model("visvm", seed)
@@ -188,8 +189,8 @@ class Demo:
         return runs
 
     def distil(self) -> dict[str, str]:
-        """Policies fine-tuned on searched captions of training pictures; their greedy test captions."""
-        images, runs = self.stages.path("pictures/train"), {}
+        """Policies fine-tuned on searched captions of training images; their greedy test captions."""
+        images, runs = self.stages.path("images/train"), {}
         for method in self.config.sft:
             captions = self._captions(method, "train", images, method, sample=self.config.num_sft)
             policy = self.stages.finetune(f"sft/{method}", captions, policy="world", **self.config.finetune)
@@ -197,7 +198,7 @@ class Demo:
         return runs
 
     def step_sizes(self) -> dict[str, Any]:
-        """The results of PRM and VisVM at every step size, on the same test pictures."""
+        """The results of PRM and VisVM at every step size, on the same test images."""
         if not (self.config.step_sizes and self.config.num_step_sizes):
             return {}
         options = {"sample": self.config.num_step_sizes}
@@ -206,7 +207,7 @@ class Demo:
             for method in ("prm", "visvm")
             for k in self.config.step_sizes
         }
-        result = self.stages.evaluation("evaluation/step_sizes", self.stages.path("pictures/test"), runs)
+        result = self.stages.evaluation("evaluation/step_sizes", self.stages.path("images/test"), runs)
         rows = by_name(result)
         curves = {
             method: [
@@ -217,7 +218,7 @@ class Demo:
         return {"step_size": curves}
 
     def _test(self, name: str, method: str, **options: Any) -> str:
-        return self._captions(name, "test", self.stages.path("pictures/test"), method, **options)
+        return self._captions(name, "test", self.stages.path("images/test"), method, **options)
 
     def _captions(self, name: str, split: str, images: str, method: str, **options: Any) -> str:
         if method in LEARNED:
@@ -235,12 +236,12 @@ class Demo:
 def work(config: DemoConfig) -> dict[str, Any]:
     """The recipe, then the table and the report."""
     demo = Demo(config)
-    demo.pictures()
+    demo.images()
     demo.learn()
     curves = demo.choose_centres()
     runs = demo.search() | demo.distil()
     curves |= demo.step_sizes()
-    result = demo.stages.evaluation("evaluation/test", demo.stages.path("pictures/test"), runs)
+    result = demo.stages.evaluation("evaluation/test", demo.stages.path("images/test"), runs)
     metrics = {
         "rows": result["rows"],
         "paired": result["paired"],

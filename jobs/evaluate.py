@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from jobs.command import run
-from jobs.folder import is_complete
+from jobs.runner.command import run
+from jobs.runner.run_folder import is_complete
 from visvm import storage
 from visvm.config import Config
 from visvm.metrics import Resampling, evaluate, read_truth

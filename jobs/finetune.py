@@ -24,16 +24,17 @@ import torch
 from pydantic import Field, model_validator
 from transformers import TrainerCallback
 
-from jobs import models, ray_setup, workers
-from jobs.command import run
-from jobs.places import SharedPaths
+from jobs.inputs import models
+from jobs.inputs.shared_paths import SharedPaths
+from jobs.runner.command import run
+from jobs.runtime import ray_setup, workers
 from visvm import storage
 from visvm.training import sft
-from visvm.training.captions import check_pictures, read_captions
+from visvm.training.captions import check_images, read_captions
 from visvm.training.curve import Curve
 
 # A model of two million parameters learns at another rate than one of seven billion.
-# Its sight does not survive that rate: the tower is kept as it is.
+# Its sight does not survive that rate: the scheduler is kept as it is.
 WORLD_DEFAULTS = {"learning_rate": 5e-4, "batch_size": 32, "micro_batch_size": 16, "train_vision": False}
 
 
@@ -55,7 +56,7 @@ def work(config: FinetuneConfig) -> dict[str, Any]:
     policy = models.check_policy(config.policy)
     folders = tuple(map(storage.absolute, config.captions))
     examples = read_captions(folders)
-    check_pictures(examples)
+    check_images(examples)
     for num_workers in range(config.least_workers, config.num_workers + 1):
         sft.accumulation(config, num_workers)
     resolved = {
@@ -84,7 +85,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
             read_captions(config.captions),
             arguments,
             config,
-            callbacks=[Report(config.out)],
+            callbacks=[RayTrainCallback(config.out)],
         )
         checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
@@ -93,7 +94,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     return sft.training_metrics(trainer)
 
 
-class Report(TrainerCallback):
+class RayTrainCallback(TrainerCallback):
     """Writes the curve; hands checkpoints to Ray, which gathers the parts of all workers."""
 
     def __init__(self, out: str) -> None:

@@ -1,6 +1,6 @@
-"""Pictures -> rollouts with rewards -> (sentence, next sentence, reward) triples.
+"""Images -> rollouts with rewards -> (sentence, next sentence, reward) triples.
 
-The policy answers each picture five times (greedy and four temperatures), CLIP scores every sentence.
+The policy answers each image five times (greedy and four temperatures), CLIP scores every sentence.
 Writes OUT/rollouts, OUT/triples and OUT/errors as parquet, and OUT/metrics.json. Killed and started
 again, it goes on from what is written.
 
@@ -20,12 +20,15 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from actors.generate import Generate, Reward
-from jobs import ray_setup
-from jobs.command import run
-from jobs.models import check_policy, check_reward
-from jobs.pipeline import PipelineConfig, Stage, make_units, write_units
-from jobs.tables import read_rows
+from actors.batch.generate import Generate, Reward
+from jobs.inputs.models import check_policy, check_reward
+from jobs.pipeline.config import PipelineConfig
+from jobs.pipeline.execution import write_units
+from jobs.pipeline.stage import Stage
+from jobs.pipeline.units import make_units
+from jobs.runner.command import run
+from jobs.runner.part_files import read_rows
+from jobs.runtime import ray_setup
 from visvm import storage
 from visvm.records import ROLLOUTS, TRIPLES
 

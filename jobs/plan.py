@@ -2,7 +2,7 @@
 
     visvm plan --job caption --config cluster/policy_7b.yaml --set method=visvm \\
         --cluster cluster/sizes/8xh100.yaml
-    visvm plan --config runs/triples/config.yaml --rate seconds_per_picture=0.4
+    visvm plan --config runs/triples/config.yaml --rate seconds_per_image=0.4
 
 Without --cluster it is the cluster that RAY_ADDRESS names, else this machine. Exit status 2, in seconds, when
 the cluster cannot hold the job: what is missing, and the fix. Every job looks the same way before it starts.
@@ -19,17 +19,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import caption, finetune, generate_triples, nodes, preflight, ray_setup, workers
-from jobs.hours import Rates, actor_seconds, worker_seconds
-from jobs.models import CLIP, check_reward, default_value, resolve
-from jobs.nodes import GB, GPUS, Cluster
-from jobs.preflight import Demand
-from jobs.sizes import KNOWN
+from jobs import caption, finetune, generate_triples
+from jobs.capacity import cluster_spec, preflight
+from jobs.capacity.cluster_spec import GB, GPUS, Cluster
+from jobs.capacity.duration import Rates, actor_seconds, worker_seconds
+from jobs.capacity.memory import KNOWN
+from jobs.capacity.preflight import Demand
+from jobs.inputs.models import CLIP, check_reward, default_value, resolve
+from jobs.runtime import ray_setup, workers
 from jobs.train_value import TrainValueConfig
 from visvm.config import Config, load, read_yaml
 from visvm.search import METHODS
 
-PAPER_PICTURES = 9215
+PAPER_IMAGES = 9215
 JOBS: dict[str, type[Config]] = {
     "generate-triples": generate_triples.GenerateConfig,
     "caption": caption.CaptionConfig,
@@ -49,14 +51,14 @@ class Plan:
     cluster: Cluster
     demands: list[Demand]
     models: dict[str, str | None]
-    num_pictures: int
+    num_images: int
     rates: Rates
 
     def facts(self) -> dict[str, Any]:
         """All figures of the plan; None where a rate or price is not known."""
         places, num_placed = preflight.place(self.demands, self.cluster, most=True)
         seconds, passes = self._seconds(), getattr(self.config, "epochs", 1)
-        worked = None if seconds is None else self.num_pictures * passes * seconds / 3600
+        worked = None if seconds is None else self.num_images * passes * seconds / 3600
         used = [place.node for place in places if any(place.on_gpu) or place.on_host]
         price = sum(node.price_per_hour or 0 for node in used) if used else 0
         hours = None if worked is None else worked / max(1, num_placed[0])
@@ -65,9 +67,9 @@ class Plan:
             "job": self.job,
             "cluster": str(self.cluster),
             "stages": [_row(*pair) for pair in zip(self.demands, num_placed, strict=True)],
-            "num_pictures": self.num_pictures,
+            "num_images": self.num_images,
             "passes": passes,
-            "seconds_per_picture": seconds,
+            "seconds_per_image": seconds,
             "actor_hours": worked,
             "hours": hours,
             "num_nodes": len(used),
@@ -77,8 +79,8 @@ class Plan:
         }
 
     def _seconds(self) -> float | None:
-        if self.rates.seconds_per_picture:
-            return self.rates.seconds_per_picture
+        if self.rates.seconds_per_image:
+            return self.rates.seconds_per_image
         gpu = next((GPUS[group.gpu] for group in self.cluster.nodes if group.gpu in GPUS), None)
         if gpu is None or not any(demand.gpus for demand in self.demands):
             return None
@@ -87,7 +89,7 @@ class Plan:
         return actor_seconds(self.config, str(self.models["policy"]), self.models, gpu, self.rates)
 
 
-def make_plan(job: str, config: Any, cluster: Cluster, *, num_pictures: int | None, rates: Rates) -> Plan:
+def make_plan(job: str, config: Any, cluster: Cluster, *, num_images: int | None, rates: Rates) -> Plan:
     """The plan of a job; its models are looked at by name and configuration only.
 
     Raises:
@@ -103,7 +105,7 @@ def make_plan(job: str, config: Any, cluster: Cluster, *, num_pictures: int | No
         loading = ray_setup.loading(config.device, config.dtype, cluster)
         make = generate_triples.make_stages if job == "generate-triples" else caption.make_stages
         demands = [stage.demand for stage in make(config, models, loading)]
-    given = num_pictures or getattr(config, "sample", None) or PAPER_PICTURES
+    given = num_images or getattr(config, "sample", None) or PAPER_IMAGES
     return Plan(job, config, cluster, demands, models, given, rates)
 
 
@@ -152,10 +154,10 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def _time(facts: dict[str, Any]) -> list[str]:
-    work = f"{facts['num_pictures']} pictures" + (f" x {facts['passes']:g}" if facts["passes"] != 1 else "")
+    work = f"{facts['num_images']} images" + (f" x {facts['passes']:g}" if facts["passes"] != 1 else "")
     if facts["hours"] is None:
-        return [f"{work}; hours: no rate is known for these nodes, give --rate seconds_per_picture=..."]
-    seconds = f"{facts['seconds_per_picture']:.2g} s a picture and actor"
+        return [f"{work}; hours: no rate is known for these nodes, give --rate seconds_per_image=..."]
+    seconds = f"{facts['seconds_per_image']:.2g} s an image and actor"
     hours = (
         f"{facts['actor_hours']:.3g} actor-hours, {facts['hours']:.3g} hours on {facts['num_nodes']} nodes"
     )
@@ -187,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(JOBS[job], given.config, given.set, **_missing(job, given.config))
         rates = load(Rates, None, given.rate)
         cluster = _cluster(given.cluster)
-        plan = make_plan(job, config, cluster, num_pictures=given.num_pictures, rates=rates)
+        plan = make_plan(job, config, cluster, num_images=given.num_images, rates=rates)
         facts = plan.facts()
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -208,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="A.B=C", help="override one of its keys"
     )
     parser.add_argument("--cluster", help="YAML file: nodes, their CPUs, memory, GPUs, price_per_hour")
-    parser.add_argument("--num-pictures", type=int, help="default: the config's sample, or the paper's 9215")
+    parser.add_argument("--num-images", type=int, help="default: the config's sample, or the paper's 9215")
     parser.add_argument(
         "--rate", action="append", default=[], metavar="A=B", help=", ".join(Rates.model_fields)
     )
@@ -225,11 +227,11 @@ def _missing(job: str, path: str | None) -> dict[str, Any]:
 
 def _cluster(path: str | None) -> Cluster:
     if path:
-        return nodes.read(path)
+        return cluster_spec.read(path)
     if "RAY_ADDRESS" not in os.environ:
-        return nodes.this_machine()
+        return cluster_spec.this_machine()
     ray_setup.start()
-    return nodes.running()
+    return cluster_spec.running()
 
 
 if __name__ == "__main__":

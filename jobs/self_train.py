@@ -5,7 +5,7 @@
         --reward ViT-L-14-336/openai --test-images coco/ --out runs/self-train
 
 Every stage is another job in a folder below OUT; interrupted and started again, it goes on with the
-stage it was in. The last policy is OUT/round-N/policy/model. With test pictures (a COCO folder with
+stage it was in. The last policy is OUT/round-N/policy/model. With test images (a COCO folder with
 annotations) every policy's greedy captions are evaluated; the world brings its own.
 """
 
@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from jobs import caption, finetune, generate_triples, train_value
-from jobs.command import run
-from jobs.models import check_reward
-from jobs.places import SharedPaths
-from jobs.stages import Stages, check_options
+from jobs.inputs.models import check_reward
+from jobs.inputs.shared_paths import SharedPaths
+from jobs.runner.command import run
+from jobs.workflow.stages import Stages, check_options
 from visvm import storage
 from visvm.search import METHODS
 
@@ -33,7 +33,7 @@ class SelfTrainConfig(SharedPaths):
     """Configuration of self-train; the sections are options of the jobs they are named after."""
 
     out: str = Field(description="folder of the run")
-    images: str = Field("world", description='pictures to learn from: "world", folder, parquet or COCO json')
+    images: str = Field("world", description='images to learn from: "world", folder, parquet or COCO json')
     test_images: str | None = Field(None, description="COCO folder, with annotations, to evaluate on")
     policy: str = Field("world", description='"world", local directory or hub id of the VLM')
     reward: str = Field(
@@ -42,8 +42,8 @@ class SelfTrainConfig(SharedPaths):
     method: str = Field("visvm", description="how the captions to learn are written: " + ", ".join(METHODS))
     rounds: int = Field(1, ge=1, description="how often")
     seed: int = Field(0, ge=0, description="seed of every stage")
-    num_train: int = Field(600, ge=2, description="pictures of the world to learn from")
-    num_test: int = Field(150, ge=1, description="pictures of the world to evaluate on")
+    num_train: int = Field(600, ge=2, description="images of the world to learn from")
+    num_test: int = Field(150, ge=1, description="images of the world to evaluate on")
     generate_triples: dict[str, Any] = Field({}, description="options of generate-triples")
     train_value: dict[str, Any] = Field({}, description="options of train-value")
     caption: dict[str, Any] = Field({}, description="options of caption, for the captions to learn")
@@ -71,7 +71,7 @@ def work(config: SelfTrainConfig) -> dict[str, Any]:
     """The rounds, then the evaluation of every policy on the way."""
     common = {"reward": check_reward(config.reward, policy=config.policy)}
     stages = Stages(storage.absolute(config.out), config.seed, common, config.shared_paths)
-    images, test_images = _pictures(config, stages)
+    images, test_images = _images(config, stages)
     policy, tested = config.policy, {}
     for number in range(config.rounds + 1):
         if number:
@@ -83,11 +83,11 @@ def work(config: SelfTrainConfig) -> dict[str, Any]:
     return {"policy": policy, "rows": result.get("rows", []), "paired": result.get("paired", [])}
 
 
-def _pictures(config: SelfTrainConfig, stages: Stages) -> tuple[str, str | None]:
+def _images(config: SelfTrainConfig, stages: Stages) -> tuple[str, str | None]:
     if config.images != "world":
         return config.images, config.test_images
-    train = stages.pictures("pictures/train", split="train", count=config.num_train)
-    test = config.test_images or stages.pictures("pictures/test", split="test", count=config.num_test)
+    train = stages.images("images/train", split="train", count=config.num_train)
+    test = config.test_images or stages.images("images/test", split="test", count=config.num_test)
     return train, test
 
 

@@ -18,12 +18,12 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
-from actors import deployments
-from actors.service import Settings
-from jobs import ray_setup
-from jobs.command import run
-from jobs.preflight import Demand, check
-from jobs.serve_config import Models, Scale, ServeConfig, find_models, read_keys
+from actors.serving import deployments
+from actors.serving.service import Settings
+from jobs.capacity.preflight import Demand, check
+from jobs.runner.command import run
+from jobs.runtime import ray_setup
+from jobs.runtime.serve_config import Models, Scale, ServeConfig, find_models, read_keys
 from visvm.chat import served_methods
 from visvm.config import load
 
@@ -31,7 +31,7 @@ NAME = "visvm"
 METRICS_SECONDS = 2
 HEALTH_SECONDS = 2
 SECONDS_TO_SEND = 0.5  # for the proxy, after the last response is handed to it
-BODY_BESIDE_PICTURE = 2**20
+BODY_BESIDE_IMAGE = 2**20
 logger = logging.getLogger(__name__)
 
 
@@ -44,7 +44,7 @@ def build(args: dict[str, Any]) -> Application:
     config = load(ServeConfig, **args)
     models, loading = find_models(config), _loading(config)
     scorers = _scorers(config, models, loading)
-    policy = _scaled(deployments.Policy, config.policy_scale, config, room=config.max_pictures).bind(
+    policy = _scaled(deployments.PolicyDeployment, config.policy_scale, config, room=config.max_images).bind(
         _policy_keywords(config) | loading | {"name": models.policy},
         scorers,
         max_pixels=config.max_pixels,
@@ -67,11 +67,11 @@ def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> di
     if models.value:
         value = {"name": models.value, "centre": config.centre, "cache_mb": config.value_cache_mb, **loading}
         needs, beside = ("value", None) if models.predict == "value" else ("reward+future", reward)
-        app = _scaled(deployments.Value, config.value_scale, config, room=4 * deployments.BATCH)
-        scorers[needs] = app.bind(value, beside, max_pictures=config.max_pictures)
+        app = _scaled(deployments.ValueDeployment, config.value_scale, config, room=4 * deployments.BATCH)
+        scorers[needs] = app.bind(value, beside, max_images=config.max_images)
     if reward:
-        app = _scaled(deployments.Reward, config.reward_scale, config, room=4 * deployments.BATCH)
-        scorers["reward"] = app.bind(reward, max_pictures=config.max_pictures)
+        app = _scaled(deployments.RewardDeployment, config.reward_scale, config, room=4 * deployments.BATCH)
+        scorers["reward"] = app.bind(reward, max_images=config.max_images)
     return scorers
 
 
@@ -99,7 +99,7 @@ def _loading(config: ServeConfig) -> dict[str, str]:
 
 
 def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
-    names = ("top_p", "max_pictures", "max_rows", "cache_mb")
+    names = ("top_p", "max_images", "max_rows", "cache_mb")
     return {"max_new_tokens": config.limits.max_tokens} | {name: getattr(config, name) for name in names}
 
 
@@ -110,7 +110,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
         fetch=config.fetch,
         max_requests=config.max_requests,
         seconds=config.seconds,
-        max_body_bytes=config.fetch.max_bytes * 4 // 3 + BODY_BESIDE_PICTURE,
+        max_body_bytes=config.fetch.max_bytes * 4 // 3 + BODY_BESIDE_IMAGE,
         key_hashes=read_keys(config.api_keys),
     )
 

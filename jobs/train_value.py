@@ -26,9 +26,10 @@ import ray.train.torch
 import torch
 from pydantic import Field, model_validator
 
-from jobs import models, ray_setup, workers
-from jobs.command import run
-from jobs.places import SharedPaths
+from jobs.inputs import models
+from jobs.inputs.shared_paths import SharedPaths
+from jobs.runner.command import run
+from jobs.runtime import ray_setup, workers
 from visvm import storage
 from visvm.records import RESPONSE, ROLLOUTS
 from visvm.tables import table_files
@@ -40,7 +41,7 @@ from visvm.training.value_card import model_card
 from visvm.training.value_loop import ValueTrainer, ValueTraining, build, shard_while_loading
 
 # A model of two million parameters learns at another rate than one of seven billion.
-# Its sight does not survive that rate: the tower is kept as it is.
+# Its sight does not survive that rate: the scheduler is kept as it is.
 WORLD_DEFAULTS = {
     "learning_rate": 1e-3,
     "batch_size": 4,
@@ -76,7 +77,7 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
         train,
         config.model_copy(update=resolved),
         datasets={"rollouts": ray.data.read_parquet(files)},
-        # Every worker reads all rows (text, not pictures): which it trains on follows from the step
+        # Every worker reads all rows (text, not images): which it trains on follows from the step
         # alone, so a run is resumed exactly, and its batches do not depend on the number of workers.
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
@@ -167,7 +168,7 @@ def _publish(trainer: ValueTrainer, config: TrainValueConfig, metrics: dict[str,
 
 
 def summarise(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The curve, the evaluations on held-out pictures, and the last of these."""
+    """The curve, the evaluations on held-out images, and the last of these."""
     evaluations = [entry for entry in entries if "held_out" in entry]
     return {
         "held_out": evaluations[-1]["held_out"] if evaluations else None,

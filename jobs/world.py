@@ -1,6 +1,6 @@
-"""Make pictures of the embedded world as a COCO folder, or train its models from nothing.
+"""Make images of the embedded world as a COCO folder, or train its models from nothing.
 
-visvm world make --split validation --count 100 --out runs/pictures
+visvm world make --split validation --count 100 --out runs/images
 visvm world train --out runs/world          (about an hour on two cores)
 visvm world train --short --out runs/short  (the same recipe in seconds; weak models)
 """
@@ -13,17 +13,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from jobs.command import run
+from jobs.runner.command import run
 from visvm.config import Config
 
 
 class MakeConfig(Config):
-    """Which pictures to make, and where."""
+    """Which images to make, and where."""
 
     out: str = Field(description="folder for images/, instances_*.json and captions_*.json")
     split: Literal["train", "validation", "test"] = Field("validation", description="which split")
-    count: int = Field(100, ge=1, le=1_000_000, description="how many pictures")
-    start: int = Field(0, ge=0, lt=1_000_000, description="index of the first picture")
+    count: int = Field(100, ge=1, le=1_000_000, description="how many images")
+    start: int = Field(0, ge=0, lt=1_000_000, description="index of the first image")
 
 
 class TrainConfig(Config):
@@ -35,12 +35,12 @@ class TrainConfig(Config):
 
 
 def make(config: MakeConfig) -> dict[str, Any]:
-    """Write the pictures and their annotations."""
-    from visvm.world import coco
+    """Write the images and their annotations."""
+    from visvm.world import coco_export
 
     if config.start + config.count > 1_000_000:
         raise ValueError(f"start + count must stay within 1000000, got {config.start + config.count}")
-    paths = coco.make(config.out, split=config.split, count=config.count, start=config.start)
+    paths = coco_export.make(config.out, split=config.split, count=config.count, start=config.start)
     return {"num_images": len(paths), "split": config.split}
 
 

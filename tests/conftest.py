@@ -1,4 +1,4 @@
-"""What tests share: small models and pictures made once, and one local Ray for all that need it."""
+"""What tests share: small models and images made once, and one local Ray for all that need it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def local_ray() -> Iterator[None]:
     """A local Ray for the whole session: marked tests use it, jobs that start one find it."""
     import ray
 
-    from jobs import ray_setup
+    from jobs.runtime import ray_setup
 
     ray_setup.start(num_cpus=4)
     yield
@@ -90,7 +90,7 @@ def _ray_for_marked_tests(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a random LLaVA."""
-    from tests.tiny import save
+    from tests.support.tiny import save
 
     return save("llava", tmp_path_factory.mktemp("models") / "policy")
 
@@ -98,22 +98,22 @@ def tiny_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a random CLIP."""
-    from tests.tiny_clip import make_clip
+    from tests.support.tiny_clip import make_clip
 
     return make_clip(tmp_path_factory.mktemp("models") / "clip")
 
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of eight small pictures and four files that are none."""
-    from tests import tiny
+    """A folder of eight small images and four files that are none."""
+    from tests.support import tiny
 
     folder = tmp_path_factory.mktemp("photos")
     for i in range(8):
-        tiny.picture(i).image.save(folder / f"{i:03d}.png")
+        tiny.image(i).pil.save(folder / f"{i:03d}.png")
     whole = (folder / "000.png").read_bytes()
     (folder / "empty.jpg").write_bytes(b"")
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "notes.txt").write_text("ignored")
     return folder
@@ -122,6 +122,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def endpoint(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The world's models behind a real endpoint; see tests/serving."""
-    from tests.serving import start
+    from tests.support.serving import start
 
     yield from start(tmp_path_factory.mktemp("endpoint"))

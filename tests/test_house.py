@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.paths import ROOT
+
 MAX_FUNCTION_LINES = 60
 MAX_FILE_LINES = 300
 MAX_FILE_BYTES = 4_000_000

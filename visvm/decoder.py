@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visvm.engine import Prefix, Rows
+from visvm.engine import Prefix, SequenceBatch
 from visvm.engine.sampling import sample, uniforms
 from visvm.records import Candidate, FinishReason, Request
 
 
 @dataclass(frozen=True, eq=False)
 class TreeBranch:
-    """A caption in progress: its stored picture, and the text after it, the prompt included.
+    """A caption in progress: its stored image, and the text after it, the prompt included.
 
     ``suffix`` are that text's keys and values [layers, 2, kv heads, T, D], ``state`` [hidden] the last
-    hidden state, from which the next token is drawn. ``num_prompt_tokens`` are those of picture and prompt.
+    hidden state, from which the next token is drawn. ``num_prompt_tokens`` are those of image and prompt.
     ``proposed`` keeps what going on from a candidate needs, so that nothing is computed twice.
     """
 
@@ -42,14 +42,14 @@ class PolicyOptions:
     """How a policy samples, and how much it does at a time.
 
     ``max_new_tokens`` bounds a whole caption; ``top_p`` and ``top_k`` (0: off) all sampling.
-    ``max_pictures`` are open at a time, ``max_rows`` candidates written; the keys and values of both take
+    ``max_images`` are open at a time, ``max_rows`` candidates written; the keys and values of both take
     at most ``cache_mb`` MiB, if that is given.
     """
 
     max_new_tokens: int = 512
     top_p: float = 0.9
     top_k: int = 0
-    max_pictures: int = 64
+    max_images: int = 64
     max_rows: int = 192
     cache_mb: int | None = None
 
@@ -73,7 +73,7 @@ class Language(Protocol):
         ...
 
 
-class Row:
+class PendingCandidate:
     """One candidate as it is written. ``states`` are the hidden states its tokens were drawn from."""
 
     def __init__(self, branch: TreeBranch, temperature: float, uniform: np.ndarray, *, ticket: int) -> None:
@@ -108,7 +108,7 @@ class Proposal:
     ``whole``: each writes all the rest of its caption, not a sentence.
     """
 
-    rows: list[list[Row]]
+    rows: list[list[PendingCandidate]]
     whole: bool
     num_left: int
 
@@ -116,10 +116,10 @@ class Proposal:
 class Decoder:
     """Decodes all rows that have a place together; rows that wait take the places of those that are done."""
 
-    def __init__(self, language: Language, rows: Rows, lm_head: nn.Module) -> None:
+    def __init__(self, language: Language, rows: SequenceBatch, lm_head: nn.Module) -> None:
         self.language, self.rows, self.lm_head = language, rows, lm_head
-        self.live: list[Row] = []
-        self.waiting: deque[Row] = deque()
+        self.live: list[PendingCandidate] = []
+        self.waiting: deque[PendingCandidate] = deque()
         self.proposals: dict[int, Proposal] = {}
         self._tickets = 0
 
@@ -132,11 +132,11 @@ class Decoder:
         self.waiting += flat
         return self._tickets
 
-    def _row(self, branch: TreeBranch, temperature: float, place: tuple[bool, int]) -> Row:
+    def _row(self, branch: TreeBranch, temperature: float, place: tuple[bool, int]) -> PendingCandidate:
         request, most = branch.request, self.language.options.max_new_tokens
         room = min(most, request.max_tokens or most) - len(branch.token_ids)
-        key = (request.seed, request.picture.content_hash, request.prompt, branch.token_ids, *place)
-        return Row(branch, temperature, uniforms(*key, num=room), ticket=self._tickets)
+        key = (request.seed, request.image.content_hash, request.prompt, branch.token_ids, *place)
+        return PendingCandidate(branch, temperature, uniforms(*key, num=room), ticket=self._tickets)
 
     def step(self) -> dict[int, list[list[Candidate]]]:
         """One token for every row that has a place; the proposals that are complete now, by ticket."""
@@ -204,7 +204,7 @@ class Decoder:
             row.tokens.append(token)
             row.log_probs.append(log_prob)
 
-    def _check(self, row: Row, index: int) -> bool:
+    def _check(self, row: PendingCandidate, index: int) -> bool:
         """Close the row if its last token completes it; whether it is done."""
         token = row.tokens[-1]
         ended = token in self.language.eos_ids
@@ -216,7 +216,7 @@ class Decoder:
             row.finish(len(kept), self.language.added_text(row.branch, kept), "stop" if ended else "length")
         return row.done is not None
 
-    def _close_sentence(self, row: Row, index: int, *, final: bool) -> None:
+    def _close_sentence(self, row: PendingCandidate, index: int, *, final: bool) -> None:
         """End the row after its first sentence, if what follows it confirms that it is closed."""
         tokens = row.tokens[:-1] if final else row.tokens
         kept = self.language.sentence_length(row.branch, tokens, final=final)

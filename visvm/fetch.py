@@ -1,4 +1,4 @@
-"""A picture's bytes from a URL that a stranger wrote: data: URLs, and http(s) from hosts allowed by name.
+"""An image's bytes from a URL that a stranger wrote: data: URLs, and http(s) from hosts allowed by name.
 
 The address is checked where it counts: on each socket, just before it connects. So it does not matter how
 the host was written, how it resolved, or whether it resolves to something else the next time.
@@ -39,7 +39,7 @@ _BLOCKED: tuple[IPv4Network | IPv6Network, ...] = tuple(
 
 
 class FetchError(ValueError):
-    """A picture that is refused; ``status`` is the HTTP status (4xx) to answer with."""
+    """An image that is refused; ``status`` is the HTTP status (4xx) to answer with."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -50,10 +50,10 @@ class Limits(Config):
     """What may be fetched: by default nothing over a network."""
 
     hosts: tuple[str, ...] = Field(
-        (), description='hosts that http(s) pictures may come from: "example.org" or "example.org:8443"'
+        (), description='hosts that http(s) images may come from: "example.org" or "example.org:8443"'
     )
-    max_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one picture's file")
-    seconds: float = Field(10.0, gt=0, description="for one picture, from the look-up to the last byte")
+    max_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one image's file")
+    seconds: float = Field(10.0, gt=0, description="for one image, from the look-up to the last byte")
     loopback: bool = Field(False, description="tests only: 127.0.0.1 and ::1 may be connected to")
 
     @field_validator("hosts")
@@ -74,13 +74,13 @@ async def fetch(url: str, limits: Limits) -> bytes:
     if scheme == "data":
         return _unpack(url, limits)
     if scheme not in ("http", "https"):
-        raise FetchError("a picture's URL must be a data: URL, or http(s) where the server allows the host")
+        raise FetchError("an image's URL must be a data: URL, or http(s) where the server allows the host")
     target = _target(url, limits)
     try:
         async with asyncio.timeout(limits.seconds):
             return await _download(target, limits)
     except TimeoutError:
-        raise FetchError(f"{target.host} did not send the picture in {limits.seconds:g} seconds") from None
+        raise FetchError(f"{target.host} did not send the image in {limits.seconds:g} seconds") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(error, FetchError):
             raise
@@ -115,19 +115,19 @@ def _unpack(url: str, limits: Limits) -> bytes:
 def _target(url: str, limits: Limits) -> URL:
     """The parsed URL of an allowed host; what is parsed here is what is connected to."""
     if not limits.hosts:
-        raise FetchError("this server fetches no pictures: send them as data: URLs")
+        raise FetchError("this server fetches no images: send them as data: URLs")
     if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or set(url) & set("\\ "):
-        raise FetchError(f"a picture's URL must be at most {MAX_URL} printable ASCII characters")
+        raise FetchError(f"an image's URL must be at most {MAX_URL} printable ASCII characters")
     try:
         target = URL(url)
         name, port = target.raw_host or "", target.port
     except ValueError:
-        raise FetchError("the picture's URL cannot be parsed") from None
+        raise FetchError("the image's URL cannot be parsed") from None
     if target.raw_user is not None or target.raw_password is not None:
-        raise FetchError("a picture's URL must not hold a user name or password")
+        raise FetchError("an image's URL must not hold a user name or password")
     full = f"{name}:{port}"
     if full not in limits.hosts and not (name in limits.hosts and target.is_default_port()):
-        raise FetchError("the picture's host is not one that this server allows")
+        raise FetchError("the image's host is not one that this server allows")
     return target
 
 
@@ -150,7 +150,7 @@ async def _download(target: URL, limits: Limits) -> bytes:
 
 
 def _session(limits: Limits) -> aiohttp.ClientSession:
-    """A session of its own for each picture: no cookies, proxies or connections are shared."""
+    """A session of its own for each image: no cookies, proxies or connections are shared."""
 
     def connect(info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info
@@ -170,11 +170,11 @@ def _session(limits: Limits) -> aiohttp.ClientSession:
 
 def _checked(data: bytes, limits: Limits) -> bytes:
     if not data:
-        raise FetchError("the picture is empty (zero bytes)")
+        raise FetchError("the image is empty (zero bytes)")
     if len(data) > limits.max_bytes:
         raise _too_large(limits)
     return data
 
 
 def _too_large(limits: Limits) -> FetchError:
-    return FetchError(f"the picture is larger than {limits.max_bytes} bytes", status=413)
+    return FetchError(f"the image is larger than {limits.max_bytes} bytes", status=413)

@@ -1,4 +1,4 @@
-"""Pictures from files: the one place where image bytes are decoded."""
+"""Images from files: the one place where image bytes are decoded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from visvm import storage
-from visvm.records import Picture
+from visvm.records import DecodedImage
 
 MAX_PIXELS = 64 * 2**20
 MAX_BYTES = 64 * 2**20
@@ -24,11 +24,11 @@ _PARQUET_ROW = re.compile(r"(?P<file>.+)#(?P<column>\w+)=(?P<row>\d+)")
 
 def load(
     uri: str, *, id: str | None = None, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
-) -> Picture:
-    """Read and decode one picture, by anything that ``read`` takes; ``id`` is else the file's stem.
+) -> DecodedImage:
+    """Read and decode one image, by anything that ``read`` takes; ``id`` is else the file's stem.
 
     Raises:
-        ValueError: the file cannot be read or is not a usable picture, with the reason.
+        ValueError: the file cannot be read or is not a usable image, with the reason.
     """
     data = read(uri, max_bytes=max_bytes)
     return decode(data, id=id or PurePosixPath(uri).stem, uri=uri, max_pixels=max_pixels)
@@ -53,8 +53,8 @@ def read(uri: str, *, max_bytes: int = MAX_BYTES) -> bytes:
     return data
 
 
-def decode(data: bytes, *, id: str, uri: str, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode the bytes of one picture: upright by its EXIF, first frame, RGB, transparency on white.
+def decode(data: bytes, *, id: str, uri: str, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decode the bytes of one image: upright by its EXIF, first frame, RGB, transparency on white.
 
     Raises:
         ValueError: empty, unreadable, truncated or above ``max_pixels``, with the reason.
@@ -62,10 +62,10 @@ def decode(data: bytes, *, id: str, uri: str, max_pixels: int = MAX_PIXELS) -> P
     if not data:
         raise ValueError(f"{uri} is empty (zero bytes)")
     try:
-        image = _rgb(_upright(_pixels(data, max_pixels)))
+        pil = _rgb(_upright(_pixels(data, max_pixels)))
     except Exception as error:  # hostile bytes make decoders raise anything
-        raise ValueError(f"{uri} is not a usable picture: {error or type(error).__name__}") from None
-    return Picture(id=id, uri=uri, content_hash=content_hash(data), image=image)
+        raise ValueError(f"{uri} is not a usable image: {error or type(error).__name__}") from None
+    return DecodedImage(id=id, uri=uri, content_hash=content_hash(data), pil=pil)
 
 
 def content_hash(data: bytes) -> str:

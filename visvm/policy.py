@@ -1,4 +1,4 @@
-"""The policy: a VLM that proposes and commits sentences over pictures encoded once."""
+"""The policy: a VLM that proposes and commits sentences over images encoded once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visvm.decoder import Decoder, PolicyOptions, TreeBranch
-from visvm.engine import Engine, Prefix, Rows, pack_linears
+from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
 from visvm.families import check_supported, family_of
 from visvm.records import Branch, Candidate, Request
 from visvm.sentences import first_sentence_end, split_sentences
@@ -32,9 +32,9 @@ class SharedPrefixPolicy:
         self.options = PolicyOptions(**options)
         self.family = family_of(model.model.eval(), processor)
         self.eos_ids = _eos_ids(model, self.family.tokenizer)
-        self.engine = Engine(self.family, max_pictures=self.options.max_pictures)
+        self.engine = Engine(self.family, max_images=self.options.max_images)
         is_fixed = self.options.cache_mb is not None
-        rows = Rows(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
+        rows = SequenceBatch(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
         pack_linears(model.lm_head)
         self.decoder = Decoder(self, rows, model.lm_head)
         self._closes: dict[int, bool] = {}
@@ -55,8 +55,8 @@ class SharedPrefixPolicy:
 
     @property
     def num_free(self) -> int:
-        """How many more pictures, of the sizes seen so far, may be opened now."""
-        return self.engine.pictures.num_free
+        """How many more images, of the sizes seen so far, may be opened now."""
+        return self.engine.images.num_free
 
     @property
     def is_busy(self) -> bool:
@@ -66,26 +66,26 @@ class SharedPrefixPolicy:
     def open(self, requests: Sequence[Request]) -> list[Branch]:
         """An empty branch for each of the first requests: for as many as there is room for now.
 
-        Requests with the same picture share its encoding. A picture's place is free again once no
+        Requests with the same image share its encoding. An image's place is free again once no
         branch of it is left.
 
         Raises:
-            ValueError: there is no room for the first picture even if no other is open.
+            ValueError: there is no room for the first image even if no other is open.
         """
         if not requests:
             return []
         self._share_budget(requests)
-        pictures = {request.picture.content_hash: request.picture for request in requests}
-        known = dict(zip(pictures, self.engine.prefill(list(pictures.values())), strict=False))
-        opened = [request for request in requests if request.picture.content_hash in known]
-        return self._read_prompts(opened, [known[request.picture.content_hash] for request in opened])
+        images = {request.image.content_hash: request.image for request in requests}
+        known = dict(zip(images, self.engine.prefill(list(images.values())), strict=False))
+        opened = [request for request in requests if request.image.content_hash in known]
+        return self._read_prompts(opened, [known[request.image.content_hash] for request in opened])
 
     def _share_budget(self, requests: Sequence[Request]) -> None:
-        """Give to pictures what rows leave of the budget."""
+        """Give to images what rows leave of the budget."""
         if self.options.cache_mb is not None:
             longest = max(len(self.family.prompt_ids(request.prompt)) for request in requests)
             taken = self.decoder.rows.most_bytes(longest + self.options.max_new_tokens)
-            self.engine.pictures.budget = max(0, self.options.cache_mb * MIB - taken)
+            self.engine.images.budget = max(0, self.options.cache_mb * MIB - taken)
 
     def _read_prompts(self, requests: Sequence[Request], prefixes: Sequence[Prefix]) -> list[Branch]:
         if not requests:
@@ -122,7 +122,7 @@ class SharedPrefixPolicy:
         self.decoder.cancel(number)
 
     def clear(self) -> None:
-        """Forget all that was submitted, and give back the room of pictures that are not open any more.
+        """Forget all that was submitted, and give back the room of images that are not open any more.
 
         What is computed next does not depend on what came before, to the bit.
         """
@@ -204,7 +204,7 @@ def _live(branch: Branch) -> TreeBranch:
     if not isinstance(branch, TreeBranch):
         raise ValueError(f"a branch of another policy was given: {type(branch).__name__}")
     if branch.ended:
-        raise ValueError(f"the caption of image {branch.request.picture.id!r} has ended already")
+        raise ValueError(f"the caption of image {branch.request.image.id!r} has ended already")
     return branch
 
 

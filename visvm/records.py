@@ -17,23 +17,23 @@ FinishReason = Literal["sentence", "stop", "length"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded image: upright, RGB, with the hash of its file's bytes as its identity in caches."""
 
     id: str
     uri: str
     content_hash: str
-    image: Image.Image = field(repr=False, compare=False)
+    pil: Image.Image = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One caption to write. The text depends on (seed, the picture's content, prompt) and nothing else.
+    """One caption to write. The text depends on (seed, the image's content, prompt) and nothing else.
 
     ``max_tokens`` cuts it, where that is less than what the policy allows.
     """
 
-    picture: Picture
+    image: DecodedImage
     prompt: str
     seed: int = 0
     max_tokens: int | None = None
@@ -82,15 +82,15 @@ class Branch(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Writes captions over pictures that are encoded once, many at a time."""
+    """Writes captions over images that are encoded once, many at a time."""
 
     @property
     def num_free(self) -> int:
-        """How many more pictures may be opened now."""
+        """How many more images may be opened now."""
         ...
 
     def open(self, requests: Sequence[Request]) -> list[Branch]:
-        """Encode pictures and prompts; an empty branch for each of the first requests there is room for."""
+        """Encode images and prompts; an empty branch for each of the first requests there is room for."""
         ...
 
     def submit(
@@ -128,7 +128,7 @@ class Question:
     ``prefix`` are the sentences so far. ``ended[j]`` says that the caption ends with sentence j.
     """
 
-    picture: Picture
+    image: DecodedImage
     prompt: str
     prefix: tuple[str, ...]
     sentences: tuple[str, ...]
@@ -137,7 +137,7 @@ class Question:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores candidate sentences of pictures; higher is better."""
+    """Scores candidate sentences of images; higher is better."""
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """One float for each sentence of each question."""
@@ -171,7 +171,7 @@ class TraceStep:
 class Cost:
     """What a caption took: tokens sampled by the policy, sentences scored, seconds of wall time.
 
-    ``seconds`` is the batch's time divided by its captions; ``num_prompt_tokens`` counts the picture's
+    ``seconds`` is the batch's time divided by its captions; ``num_prompt_tokens`` counts the image's
     tokens and the prompt's.
     """
 

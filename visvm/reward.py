@@ -1,4 +1,4 @@
-"""The process reward: cosine similarity of a sentence and a picture, by CLIP or SigLIP.
+"""The process reward: cosine similarity of a sentence and an image, by CLIP or SigLIP.
 
 VisVM's r(y_i, I) is the CLIP similarity of one sentence and the image (arXiv 2412.03704, section 3).
 """
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visvm.records import Picture, Question
+from visvm.records import DecodedImage, Question
 from visvm.storage import mirror
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -22,7 +22,7 @@ NUM_CACHED_SENTENCES = 16384
 
 
 class ClipScorer:
-    """A ``Scorer`` by an open_clip model; a picture is embedded once, a repeated sentence once.
+    """A ``Scorer`` by an open_clip model; an image is embedded once, a repeated sentence once.
 
     Sentences are stripped of surrounding space; the tokenizer cuts them to the model's context.
     """
@@ -70,25 +70,23 @@ class ClipScorer:
         self.images, self.texts = EmbeddingCache(NUM_CACHED_IMAGES), EmbeddingCache(NUM_CACHED_SENTENCES)
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        """The similarity of each sentence of each question with its picture, in [-1, 1]."""
-        return self.similarities([q.picture for q in questions], [q.sentences for q in questions])
+        """The similarity of each sentence of each question with its image, in [-1, 1]."""
+        return self.similarities([q.image for q in questions], [q.sentences for q in questions])
 
     def similarities(
-        self, pictures: Sequence[Picture], sentences: Sequence[Sequence[str]]
+        self, images: Sequence[DecodedImage], sentences: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """``[i][j]``: the cosine of picture i and its sentence j, in float32."""
-        by_hash = {picture.content_hash: picture for picture in pictures}
-        images = self.images.get(list(by_hash), lambda keys: self._embed_images([by_hash[k] for k in keys]))
+        """``[i][j]``: the cosine of image i and its sentence j, in float32."""
+        by_hash = {image.content_hash: image for image in images}
+        embedded = self.images.get(list(by_hash), lambda keys: self._embed_images([by_hash[k] for k in keys]))
         texts = self.texts.get(_distinct(sentences), self._embed_texts)
         return [
-            [float(texts[sentence.strip()] @ images[picture.content_hash]) for sentence in group]
-            for picture, group in zip(pictures, sentences, strict=True)
+            [float(texts[sentence.strip()] @ embedded[image.content_hash]) for sentence in group]
+            for image, group in zip(images, sentences, strict=True)
         ]
 
-    def _embed_images(self, pictures: Sequence[Picture]) -> Tensor:
-        return self._embed(
-            pictures, lambda part: torch.stack([self.preprocess(picture.image) for picture in part])
-        )
+    def _embed_images(self, images: Sequence[DecodedImage]) -> Tensor:
+        return self._embed(images, lambda part: torch.stack([self.preprocess(image.pil) for image in part]))
 
     def _embed_texts(self, sentences: Sequence[str]) -> Tensor:
         return self._embed(sentences, lambda part: self.tokenizer(list(part)))

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from visvm.benchmark import ours, published
-from visvm.benchmark.models import SIZES, Size, build, picture
+from visvm.benchmark.sizes import SIZES, Size, build, image
 from visvm.benchmark.workload import Workload
 from visvm.families import family_of
 from visvm.training.td import Response
@@ -69,7 +69,7 @@ def value_model(model: Any, processor: Any) -> VisionValueModel:
 def _of_policy(part: Part, name: str, policy: tuple[Any, Any], setup: Setup) -> Run:
     model, processor = policy
     workload = setup.workload
-    shown = [picture(setup.size, i) for i in range(workload.num_pictures)]
+    shown = [image(setup.size, i) for i in range(workload.num_images)]
     if name in ("published", "batched", "generate"):
         given = (model, family_of(model.model, processor))
         if name == "generate":
@@ -87,7 +87,7 @@ def _of_policy(part: Part, name: str, policy: tuple[Any, Any], setup: Setup) -> 
 
 
 def _of_value(part: Part, name: str, model: Any, setup: Setup) -> Run:
-    shown, workload = picture(setup.size), setup.workload
+    shown, workload = image(setup.size), setup.workload
     if part == "scoring":
         num_candidates = len(workload.temperatures)
         sentences = workload.sentences(workload.num_sentences * num_candidates, seed=0)

@@ -1,7 +1,7 @@
-"""The published procedure on plain transformers: each call takes the whole picture and text anew.
+"""The published procedure on plain transformers: each call takes the whole image and text anew.
 
 Six candidates are six calls of ``generate``; a value is a pass over a sequence padded to the published
-2,560 positions (here in proportion to the picture's tokens); a TD pair is two such passes. ``batched``
+2,560 positions (here in proportion to the image's tokens); a TD pair is two such passes. ``batched``
 is the step that one thinks of first: the candidates of a sentence as rows of one call.
 """
 
@@ -16,7 +16,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from visvm.benchmark.workload import Workload
 from visvm.families import Family
-from visvm.records import Picture
+from visvm.records import DecodedImage
 
 PADDED_LENGTH, IMAGE_TOKENS = 2560, 2340  # the published positions, and the image's share for 640 x 480
 
@@ -34,10 +34,12 @@ class StopAt(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def chat_inputs(family: Family, picture: Picture, prompt: str, more: Tensor | None = None) -> dict[str, Any]:
+def chat_inputs(
+    family: Family, image: DecodedImage, prompt: str, more: Tensor | None = None
+) -> dict[str, Any]:
     """The processor's inputs of a whole conversation, ``more`` [L] token ids behind it."""
     text = [family.chat(prompt)]
-    inputs = dict(family.processor(images=[picture.image], text=text, return_tensors="pt"))
+    inputs = dict(family.processor(images=[image.pil], text=text, return_tensors="pt"))
     if more is not None:
         inputs = followed_by(inputs, more)
     return {key: _cast(value, family) for key, value in inputs.items()}
@@ -60,17 +62,17 @@ def _cast(value: Tensor, family: Family) -> Tensor:
 
 
 def search(
-    model: Any, family: Family, pictures: Sequence[Picture], workload: Workload, *, batched: bool
+    model: Any, family: Family, images: Sequence[DecodedImage], workload: Workload, *, batched: bool
 ) -> int:
-    """A caption of each picture by stepwise search, the last candidate always kept; the tokens sampled."""
-    return sum(_search(model, family, picture, workload, batched=batched) for picture in pictures)
+    """A caption of each image by stepwise search, the last candidate always kept; the tokens sampled."""
+    return sum(_search(model, family, image, workload, batched=batched) for image in images)
 
 
 @torch.inference_mode()
-def _search(model: Any, family: Family, picture: Picture, workload: Workload, *, batched: bool) -> int:
+def _search(model: Any, family: Family, image: DecodedImage, workload: Workload, *, batched: bool) -> int:
     written, sampled = torch.empty(0, dtype=torch.long), 0
     for _ in range(workload.num_sentences):
-        inputs = chat_inputs(family, picture, workload.prompts[0], written)
+        inputs = chat_inputs(family, image, workload.prompts[0], written)
         start = inputs["input_ids"].shape[1]
         common = dict(
             max_new_tokens=2 * workload.sentence_length,
@@ -94,11 +96,11 @@ def _search(model: Any, family: Family, picture: Picture, workload: Workload, *,
 
 
 @torch.inference_mode()
-def greedy(model: Any, family: Family, pictures: Sequence[Picture], workload: Workload) -> int:
-    """A caption of each picture by ``generate`` without sampling or search; the tokens written."""
+def greedy(model: Any, family: Family, images: Sequence[DecodedImage], workload: Workload) -> int:
+    """A caption of each image by ``generate`` without sampling or search; the tokens written."""
     written = 0
-    for picture in pictures:
-        inputs, length = chat_inputs(family, picture, workload.prompts[0]), workload.caption_length
+    for image in images:
+        inputs, length = chat_inputs(family, image, workload.prompts[0]), workload.caption_length
         out = model.generate(**inputs, max_new_tokens=length, min_new_tokens=length, do_sample=False)
         written += out.shape[1] - inputs["input_ids"].shape[1]
     return written
@@ -109,12 +111,12 @@ def _sampling(temperature: float) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def rollouts(model: Any, family: Family, picture: Picture, workload: Workload) -> int:
+def rollouts(model: Any, family: Family, image: DecodedImage, workload: Workload) -> int:
     """Every response to every prompt by a call of its own; the tokens sampled."""
     sampled = 0
     for prompt in workload.prompts:
         for temperature in (0.0, *workload.temperatures[2 : workload.num_responses + 1]):
-            inputs = chat_inputs(family, picture, prompt)
+            inputs = chat_inputs(family, image, prompt)
             start = inputs["input_ids"].shape[1]
             length = dict(max_new_tokens=workload.response_length, min_new_tokens=workload.response_length)
             out = model.generate(**inputs, **length, **_sampling(temperature), top_p=0.9, top_k=0)
@@ -123,48 +125,48 @@ def rollouts(model: Any, family: Family, picture: Picture, workload: Workload) -
 
 
 @torch.inference_mode()
-def prefill(model: Any, family: Family, picture: Picture, workload: Workload) -> int:
-    """The picture and each prompt, anew for each prompt; the tokens computed."""
+def prefill(model: Any, family: Family, image: DecodedImage, workload: Workload) -> int:
+    """The image and each prompt, anew for each prompt; the tokens computed."""
     computed = 0
     for prompt in workload.prompts:
-        inputs = chat_inputs(family, picture, prompt)
+        inputs = chat_inputs(family, image, prompt)
         model.model(**inputs)
         computed += inputs["input_ids"].shape[1]
     return computed
 
 
-def values(model: Any, picture: Picture, sentences: tuple[str, ...]) -> tuple[list[Tensor], int]:
+def values(model: Any, image: DecodedImage, sentences: tuple[str, ...]) -> tuple[list[Tensor], int]:
     """The value of each sentence by a padded pass of its own; the positions computed."""
     family: Family = model.family
     out, computed = [], 0
     for sentence in sentences:
         more = torch.tensor(model.reader.sentence_ids(sentence, False))
-        inputs, last = _padded(family, picture, more)
+        inputs, last = _padded(family, image, more)
         hidden = model.base(**inputs).last_hidden_state
         out.append(model.head(hidden[0, last]))
         computed += hidden.shape[1]
     return out, computed
 
 
-def train(model: Any, picture: Picture, pairs: list[tuple[str, str | None]], gamma: float) -> int:
+def train(model: Any, image: DecodedImage, pairs: list[tuple[str, str | None]], gamma: float) -> int:
     """Gradients of the mean TD loss, each pair by two padded passes; the positions computed."""
     model.zero_grad()
     computed = 0
     for here, after in pairs:
-        (value,), positions = values(model, picture, (here,))
+        (value,), positions = values(model, image, (here,))
         target = torch.zeros_like(value)
         computed += positions
         if after is not None:
             with torch.no_grad():
-                (following,), positions = values(model, picture, (after,))
+                (following,), positions = values(model, image, (after,))
             target, computed = gamma * following, computed + positions
         ((value - target).square().sum() / len(pairs)).backward()
     return computed
 
 
-def _padded(family: Family, picture: Picture, more: Tensor) -> tuple[dict[str, Any], int]:
-    """Inputs of picture and sentence, padded as published, and the place of their last token."""
-    inputs = family.preprocess([picture])
+def _padded(family: Family, image: DecodedImage, more: Tensor) -> tuple[dict[str, Any], int]:
+    """Inputs of image and sentence, padded as published, and the place of their last token."""
+    inputs = family.preprocess([image])
     ids = inputs["input_ids"][0].tolist()
     end = len(ids) - ids[::-1].index(family.image_token_id)
     cut = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from visvm.benchmark.models import WORDS
+from visvm.benchmark.sizes import WORDS
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.search.draft import TEMPERATURES
 
@@ -15,7 +15,7 @@ LENGTHS = ("forced", "natural")
 
 @dataclass(frozen=True)
 class Workload:
-    """A caption's sentences and their tokens, what is made of one picture, and how many are searched."""
+    """A caption's sentences and their tokens, what is made of one image, and how many are searched."""
 
     num_sentences: int = 8
     sentence_length: int = 25
@@ -24,7 +24,7 @@ class Workload:
     num_prompts: int = 9
     num_responses: int = 5
     response_length: int = 100
-    num_pictures: int = 1
+    num_images: int = 1
 
     @property
     def caption_length(self) -> int:

@@ -5,23 +5,31 @@ field more on each, ``visvm``.
 """
 
 from visvm.chat.errors import ChatError, invalid
-from visvm.chat.request import MODELS, ChatLimits, ChatRequest, Order, read_order, search_of, served_methods
-from visvm.chat.response import DONE, Event, Reply, Step, Written, model_list, sse
+from visvm.chat.request import (
+    MODELS,
+    CaptionSpec,
+    ChatLimits,
+    ChatRequest,
+    read_spec,
+    search_of,
+    served_methods,
+)
+from visvm.chat.response import DONE, CaptionResult, Event, Reply, Step, model_list, sse
 
 __all__ = [
     "DONE",
     "MODELS",
+    "CaptionResult",
+    "CaptionSpec",
     "ChatError",
     "ChatLimits",
     "ChatRequest",
     "Event",
-    "Order",
     "Reply",
     "Step",
-    "Written",
     "invalid",
     "model_list",
-    "read_order",
+    "read_spec",
     "search_of",
     "served_methods",
     "sse",

@@ -31,13 +31,13 @@ class ChatLimits(Config):
 
 
 class ImageURL(BaseModel):
-    """Where the picture is: a data: URL, or http(s) where the server allows its host."""
+    """Where the image is: a data: URL, or http(s) where the server allows its host."""
 
     url: str = Field(min_length=1)
 
 
 class ImagePart(BaseModel):
-    """The picture of a message."""
+    """The image of a message."""
 
     type: Literal["image_url"]
     image_url: ImageURL
@@ -103,8 +103,8 @@ class ChatRequest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a request asks for, checked: ``len(seeds)`` captions of the picture at ``url``."""
+class CaptionSpec:
+    """What a request asks for, checked: ``len(seeds)`` captions of the image at ``url``."""
 
     url: str
     prompt: str
@@ -115,7 +115,7 @@ class Order:
     trace: bool
 
 
-def read_order(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) -> Order:
+def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) -> CaptionSpec:
     """What ``request`` asks for, of the search ``methods`` that are served, the default first.
 
     Raises:
@@ -130,7 +130,7 @@ def read_order(request: ChatRequest, limits: ChatLimits, methods: Sequence[str])
     _check_candidates(method, search, n, limits)
     wanted = request.max_completion_tokens or request.max_tokens or limits.max_tokens
     sentences = min(search.max_sentences or limits.max_sentences, limits.max_sentences)
-    return Order(
+    return CaptionSpec(
         url=url,
         prompt=prompt,
         method=method,
@@ -142,7 +142,7 @@ def read_order(request: ChatRequest, limits: ChatLimits, methods: Sequence[str])
 
 
 def _read_messages(messages: Sequence[Message], limits: ChatLimits) -> tuple[str, str]:
-    """The picture's URL and the prompt."""
+    """The image's URL and the prompt."""
     if len(messages) != 1 or messages[0].role != "user":
         raise ChatError(400, "exactly one message is supported, of role user", param="messages")
     content = messages[0].content
@@ -200,9 +200,9 @@ def num_candidates(method: str, search: SearchConfig) -> int:
     return by_method.get(method, step)
 
 
-def search_of(order: Order) -> Search:
+def search_of(spec: CaptionSpec) -> Search:
     """The search that writes the captions of ``order``."""
-    return make_search(order.method, order.search)
+    return make_search(spec.method, spec.search)
 
 
 def served_methods(needs: Sequence[str]) -> list[str]:

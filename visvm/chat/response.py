@@ -26,7 +26,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Written:
+class CaptionResult:
     """A finished caption, in plain data; ``num_tokens`` are those of its text."""
 
     index: int
@@ -41,8 +41,8 @@ class Written:
     cost: Row
 
     @classmethod
-    def of(cls, index: int, caption: Caption, *, trace: bool) -> Written:
-        """Of ``caption``, without its picture, and without its trace unless that is asked for."""
+    def of(cls, index: int, caption: Caption, *, trace: bool) -> CaptionResult:
+        """Of ``caption``, without its image, and without its trace unless that is asked for."""
         chosen = [len(step.candidates[step.choice].token_ids) for step in caption.trace]
         cost = caption.cost
         return cls(
@@ -63,7 +63,7 @@ class Written:
         )
 
 
-Event = Step | Written | ChatError
+Event = Step | CaptionResult | ChatError
 """What is told while captions are written; an error ends it."""
 
 
@@ -75,7 +75,7 @@ class Reply:
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def completion(self, captions: Sequence[Written], *, trace: bool) -> Row:
+    def completion(self, captions: Sequence[CaptionResult], *, trace: bool) -> Row:
         """The body of a response that is not streamed."""
         choices = [
             {
@@ -98,12 +98,12 @@ class Reply:
         """The chunk of a sentence, with its trace if that is asked for."""
         return self._chunk(index, {"content": text}) | ({"visvm": {"step": step}} if step else {})
 
-    def last(self, written: Written, *, trace: bool) -> Row:
+    def last(self, written: CaptionResult, *, trace: bool) -> Row:
         """The chunk that ends a caption, with its cost if the trace is asked for."""
         extra = {"visvm": {"method": written.method, "cost": written.cost}} if trace else {}
         return self._chunk(written.index, {}, written.finish_reason) | extra
 
-    def usage(self, captions: Sequence[Written]) -> Row:
+    def usage(self, captions: Sequence[CaptionResult]) -> Row:
         """The chunk after the last of all captions, where stream_options.include_usage asks for it."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": usage(captions)}
 
@@ -115,13 +115,13 @@ class Reply:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def _story(one: Written) -> Row:
+def _story(one: CaptionResult) -> Row:
     names = ("method", "sentences", "values", "trace", "cost")
     return {name: getattr(one, name) for name in names}
 
 
-def usage(captions: Sequence[Written]) -> Row:
-    """OpenAI's token counts: the picture's and prompt's once a caption, and those of the captions."""
+def usage(captions: Sequence[CaptionResult]) -> Row:
+    """OpenAI's token counts: the image's and prompt's once a caption, and those of the captions."""
     prompt, completion = (
         sum(getattr(c, name) for c in captions) for name in ("num_prompt_tokens", "num_tokens")
     )

@@ -1,8 +1,8 @@
 """The shared-prefix engine: prefill once, branch off, sample."""
 
 from visvm.engine.engine import Engine
+from visvm.engine.image_store import ImageStore, Prefix
 from visvm.engine.linear import pack_linears
-from visvm.engine.pictures import PictureStore, Prefix
-from visvm.engine.rows import Rows
+from visvm.engine.sequence_batch import SequenceBatch
 
-__all__ = ["Engine", "PictureStore", "Prefix", "Rows", "pack_linears"]
+__all__ = ["Engine", "ImageStore", "Prefix", "SequenceBatch", "pack_linears"]

@@ -1,7 +1,7 @@
-"""Attention of rows over shared pictures: each row sees its picture's keys, stored once, and its own.
+"""Attention of rows over shared images: each row sees its image's keys, stored once, and its own.
 
 The scores of both are joined in one softmax, so the result equals plain attention over the
-concatenated keys, while no picture's key is ever copied for a row.
+concatenated keys, while no image's key is ever copied for a row.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ NAME = "visvm_rows"
 
 
 @dataclass(frozen=True, eq=False)
-class Shared:
-    """Keys and values of N pictures, ``kv`` [layers, 2, N, kv heads, T, D], and the rows that read them.
+class SharedPrefixKV:
+    """Keys and values of N images, ``kv`` [layers, 2, N, kv heads, T, D], and the rows that read them.
 
     ``hidden`` [N, 1, 1, T] marks padding (None: there is none). Row r stands at ``places[r]`` of the grid
     [N, width] (None: the R = N * width rows stand in order).
     """
 
     kv: Tensor
-    hidden: Tensor | None
+    masked: Tensor | None
     places: Tensor | None
     width: int
 
@@ -50,14 +50,14 @@ class Shared:
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
+class AttentionPass:
     """One pass of R rows of L new tokens: what they share, and where their own keys and values go.
 
     ``own`` [layers, 2, R, kv heads, capacity, D] has room for them; row r holds ``starts[r]`` tokens
     so far. All of ``own`` is finite: hidden values are multiplied by 0.
     """
 
-    shared: Shared | None
+    shared: SharedPrefixKV | None
     own: Tensor
     starts: Sequence[int]
     length: int
@@ -84,7 +84,7 @@ class Pass:
         return starts[:, None] + torch.arange(self.length, device=self.own.device)
 
     @cached_property
-    def hidden(self) -> Tensor:
+    def masked(self) -> Tensor:
         """[R, 1, L, longest + L] marks the keys after each new token."""
         keys = torch.arange(self.longest + self.length, device=self.own.device)
         return (keys > self.columns[:, :, None])[:, None]
@@ -113,15 +113,15 @@ class Pass:
     def _joint(self, layer: int, query: Tensor, own: Tensor, scaling: float) -> Tensor:
         scores = _unfold(_scores(_fold(query, own[0]), own[0]), query)
         if not self.is_level or self.length > 1:
-            scores = scores.masked_fill_(self.hidden, float("-inf"))
+            scores = scores.masked_fill_(self.masked, float("-inf"))
         if self.shared is None:
             weights = scores.mul_(scaling).softmax(dim=-1).to(query.dtype)
             return _unfold(_fold(weights, own[1]) @ own[1], query)
         shared, kv = self.shared, self.shared.kv[layer]
         grid = shared.to_grid(query)
         above = _scores(_fold(grid, kv[0]), kv[0])
-        if shared.hidden is not None:
-            above = above.masked_fill_(shared.hidden, float("-inf"))
+        if shared.masked is not None:
+            above = above.masked_fill_(shared.masked, float("-inf"))
         # Joined where the many keys are, so that only the few scores beside them are moved.
         beside = _fold(shared.to_grid(scores), kv[0])
         weights = torch.cat([above, beside], dim=-1).mul_(scaling).softmax(dim=-1).to(query.dtype)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers import AutoConfig
 
-from visvm.families.base import EncodedPicture, Family
+from visvm.families.base import EncodedImage, Family
 from visvm.families.llava import Llava, LlavaNext
 from visvm.families.qwen import QwenVL
 from visvm.storage import mirror
@@ -20,7 +20,7 @@ FAMILIES: dict[str, type[Family]] = {
     "qwen2_5_vl": QwenVL,
 }
 
-__all__ = ["FAMILIES", "EncodedPicture", "Family", "check_supported", "family_of"]
+__all__ = ["FAMILIES", "EncodedImage", "Family", "check_supported", "family_of"]
 
 
 def family_of(base: nn.Module, processor: Any) -> Family:

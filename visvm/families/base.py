@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from visvm.records import Picture
+from visvm.records import DecodedImage
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPicture:
-    """A picture as the language model reads it: the template's head, then the image tokens.
+class EncodedImage:
+    """An image as the language model reads it: the template's head, then the image tokens.
 
     ``embeds`` is [P, hidden]; ``positions`` [3, P] (rotary axes; equal but for Qwen-VL);
     ``next_position`` is the position of the first token after it.
@@ -50,7 +50,7 @@ class Family:
 
     @property
     def vision(self) -> nn.Module:
-        """The vision tower, with Qwen's merger but without LLaVA's projector."""
+        """The vision encoder, with Qwen's merger but without LLaVA's projector."""
         return self.base.vision_tower
 
     @property
@@ -74,25 +74,25 @@ class Family:
         """The tokens of a text that follows other text (no special tokens added)."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def preprocess(self, pictures: Sequence[Picture]) -> dict[str, Any]:
-        """Pixels and token ids of the pictures, on the CPU: what ``encode_inputs`` takes."""
-        text = [self.chat("")] * len(pictures)
-        images = [picture.image for picture in pictures]
-        return dict(self.processor(images=images, text=text, padding=True, return_tensors="pt"))
+    def preprocess(self, images: Sequence[DecodedImage]) -> dict[str, Any]:
+        """Pixels and token ids of the images, on the CPU: what ``encode_inputs`` takes."""
+        text = [self.chat("")] * len(images)
+        pixels = [image.pil for image in images]
+        return dict(self.processor(images=pixels, text=text, padding=True, return_tensors="pt"))
 
     def prefix_lengths(self, inputs: dict[str, Any]) -> list[int]:
-        """Tokens of each picture, the template's head included, from the output of ``preprocess``."""
+        """Tokens of each image, the template's head included, from the output of ``preprocess``."""
         rows = [
             ids[keep.bool()].tolist()
             for ids, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
         ]
         return [_last_index(row, self.image_token_id) + 1 for row in rows]
 
-    def encode(self, pictures: Sequence[Picture]) -> list[EncodedPicture]:
-        """The pictures as the language model reads them; gradients flow unless switched off."""
-        return self.encode_inputs(self.preprocess(pictures))
+    def encode(self, images: Sequence[DecodedImage]) -> list[EncodedImage]:
+        """The images as the language model reads them; gradients flow unless switched off."""
+        return self.encode_inputs(self.preprocess(images))
 
-    def encode_inputs(self, inputs: dict[str, Any]) -> list[EncodedPicture]:
+    def encode_inputs(self, inputs: dict[str, Any]) -> list[EncodedImage]:
         """As ``encode``, from the output of ``preprocess``."""
         inputs = {key: value.to(self.device) for key, value in inputs.items()}
         features = self._image_features(inputs)
@@ -108,13 +108,13 @@ class Family:
         given["pixel_values"] = given["pixel_values"].to(self.base.get_input_embeddings().weight.dtype)
         return self.base.get_image_features(**given, return_dict=True).pooler_output
 
-    def _join(self, ids: Tensor, features: Tensor, inputs: dict[str, Tensor], i: int) -> EncodedPicture:
+    def _join(self, ids: Tensor, features: Tensor, inputs: dict[str, Tensor], i: int) -> EncodedImage:
         head = ids[: _last_index(ids.tolist(), self.image_token_id) + 1]
         is_image = (head == self.image_token_id)[:, None]
         embeds = self.base.get_input_embeddings()(head)
         embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
         positions = self._positions(head, inputs, i)
-        return EncodedPicture(embeds, positions, int(positions.max()) + 1)
+        return EncodedImage(embeds, positions, int(positions.max()) + 1)
 
     def _positions(self, head: Tensor, inputs: dict[str, Tensor], i: int) -> Tensor:
         return torch.arange(len(head), device=head.device).expand(3, -1)

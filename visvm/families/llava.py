@@ -4,10 +4,10 @@ from visvm.families.base import Family
 
 
 class Llava(Family):
-    """One square crop of the picture."""
+    """One square crop of the image."""
 
 
 class LlavaNext(Family):
-    """Any-resolution tiles; the number of image tokens depends on the picture's shape."""
+    """Any-resolution tiles; the number of image tokens depends on the image's shape."""
 
     image_inputs = ("pixel_values", "image_sizes")

@@ -7,7 +7,7 @@ from visvm.families.base import Family
 
 
 class QwenVL(Family):
-    """Native resolution; text after the picture goes on from the largest position + 1."""
+    """Native resolution; text after the image goes on from the largest position + 1."""
 
     image_inputs = ("pixel_values", "image_grid_thw")
     has_position_axes = True

@@ -10,17 +10,17 @@ from transformers import AutoModelForImageTextToText
 
 from visvm.families import check_supported
 
-# Image tokens of a picture of 640 x 480 where they depend on the picture's shape (as the processors of
+# Image tokens of an image of 640 x 480 where they depend on the image's shape (as the processors of
 # the published models cut it).
-PICTURE_TOKENS = {"llava_next": 2340, "llava_onevision": 2929, "qwen2_vl": 391, "qwen2_5_vl": 391}
+IMAGE_TOKENS = {"llava_next": 2340, "llava_onevision": 2929, "qwen2_vl": 391, "qwen2_5_vl": 391}
 
 
 @dataclass(frozen=True)
 class ModelSize:
     """The numbers that memory and time follow from.
 
-    ``token_values`` are the keys and values kept for a token, over all layers; ``picture_tokens`` those
-    of a picture of 640 x 480.
+    ``token_values`` are the keys and values kept for a token, over all layers; ``image_tokens`` those
+    of an image of 640 x 480.
     """
 
     num_parameters: int
@@ -29,7 +29,7 @@ class ModelSize:
     intermediate: int
     vocabulary: int
     token_values: int
-    picture_tokens: int
+    image_tokens: int
 
 
 def model_size(config: Any) -> ModelSize:
@@ -49,7 +49,7 @@ def model_size(config: Any) -> ModelSize:
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
         token_values=2 * text.num_hidden_layers * text.num_key_value_heads * head,
-        picture_tokens=PICTURE_TOKENS.get(family) or _square(config.vision_config),
+        image_tokens=IMAGE_TOKENS.get(family) or _square(config.vision_config),
     )
 
 

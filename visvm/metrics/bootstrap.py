@@ -1,4 +1,4 @@
-"""Bootstrap intervals over images: pictures are drawn anew, with all that was counted in each."""
+"""Bootstrap intervals over images: images are drawn anew, with all that was counted in each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CHAIR, the share of named objects that are not in the picture (Rohrbach et al. 2018, EMNLP).
+"""CHAIR, the share of named objects that are not in the image (Rohrbach et al. 2018, EMNLP).
 
 Two variants are in use and give different numbers, up to 3.4 points of CHAIRs: ``original`` (the
 authors' program: every token made singular by the rules of the pattern library) and ``wordnet``
@@ -49,7 +49,7 @@ class Chair:
 
 
 def chair(caption: str, truth: Iterable[str], *, variant: Variant = "original") -> Chair:
-    """Compare the objects that ``caption`` names with the categories that are in the picture."""
+    """Compare the objects that ``caption`` names with the categories that are in the image."""
     true = frozenset(truth)
     objects = tuple(mention.category for mention in mentions(caption, variant=variant))
     return Chair(objects, tuple(name for name in objects if name not in true), true)

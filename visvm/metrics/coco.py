@@ -1,4 +1,4 @@
-"""What is in a picture, from COCO annotation files: CHAIR's ground truth."""
+"""What is in an image, from COCO annotation files: CHAIR's ground truth."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Truth = dict[str, frozenset[str]]
 
 
 def read_truth(folder: str | Path, image_ids: Iterable[int | str], *, variant: Variant = "original") -> Truth:
-    """The categories in each picture, by ``image_key``: its instances and what its captions name.
+    """The categories in each image, by ``image_key``: its instances and what its captions name.
 
-    Reads every instances_*.json and captions_*.json of ``folder``. A picture goes by its id or by
+    Reads every instances_*.json and captions_*.json of ``folder``. An image goes by its id or by
     the name of its file.
 
     Raises:
-        ValueError: no or malformed annotation files (which, and what is wrong), or an unknown picture.
+        ValueError: no or malformed annotation files (which, and what is wrong), or an unknown image.
     """
     instances, captions = (_load_all(str(folder), kind) for kind in ("instances", "captions"))
     names = _names({**instances, **captions})
@@ -74,7 +74,7 @@ def _entries(path: str, data: Any, section: str, *keys: str) -> Iterator[tuple[A
 
 
 def _names(files: dict[str, Any]) -> dict[str, str]:
-    """The id, as text, of every picture by its ``image_key`` and by that of its file name."""
+    """The id, as text, of every image by its ``image_key`` and by that of its file name."""
     names: dict[str, str] = {}
     for path, data in files.items():
         for image_id, file_name in _entries(path, data, "images", "id", "file_name"):

@@ -38,7 +38,7 @@ _ABOVE, _BELOW = ([COUNTS.index(pair[side]) for pair in RATIOS.values()] for sid
 
 @dataclass(frozen=True)
 class Resampling:
-    """How the intervals are drawn: 95 % percentile bootstrap, pictures as the unit."""
+    """How the intervals are drawn: 95 % percentile bootstrap, images as the unit."""
 
     num_resamples: int = 2000
     seed: int = 0
@@ -57,7 +57,7 @@ def evaluate(
     where these are known. CHAIRs = captions that name an object which is not there / captions;
     CHAIRi = such mentions / mentions, 0 where nothing is named; recall = true objects named / true
     objects, summed over captions. All three are fractions. An unfinished last sentence counts like any
-    other. Captions of one picture are drawn together. For one method, its figures and the objects
+    other. Captions of one image are drawn together. For one method, its figures and the objects
     of every caption stand at the top as well.
     """
     judged = {

@@ -1,13 +1,13 @@
 """Results for people: tables in plain text, curves, and one self-contained HTML page."""
 
-from visvm.report.page import Example, Report, render
+from visvm.report.html_page import Report, ReportExample, render
 from visvm.report.plots import Plot, Series, to_svg
 from visvm.report.table import name_of, paired_table, results_table
 
 __all__ = [
-    "Example",
     "Plot",
     "Report",
+    "ReportExample",
     "Series",
     "name_of",
     "paired_table",

@@ -18,7 +18,7 @@ def value_plots(runs: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
     ]
     return [
         Plot("Value training: TD loss", "step", "squared TD error", losses),
-        Plot("Value model on held-out pictures", "step", "explained variance of the return", explained),
+        Plot("Value model on held-out images", "step", "explained variance of the return", explained),
     ]
 
 
@@ -41,7 +41,7 @@ def centre_plots(curves: Mapping[str, Sequence[Row]], others: Sequence[Row]) -> 
     for key, label in (("chair_s", "CHAIRs, %"), ("recall", "recall, %")):
         series = [_rates(method, rows, "num_sentences", key) for method, rows in curves.items()]
         series += [_rates(row["method"], [row], "num_sentences", key) for row in others]
-        title = "Moving the reward centre (validation pictures)"
+        title = "Moving the reward centre (validation images)"
         plots.append(Plot(title, "sentences a caption", label, series))
     return plots
 

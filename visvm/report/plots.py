@@ -27,7 +27,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Plot:
-    """What one picture shows; ``points``: the series are single points, not curves."""
+    """What one image shows; ``points``: the series are single points, not curves."""
 
     title: str
     x_label: str

@@ -1,9 +1,9 @@
 """Ways of writing a caption: peers with the one signature of ``records.Search``."""
 
 from visvm.search.best_of_n import BestOfN
-from visvm.search.config import METHODS, Method, SearchConfig, make_search
 from visvm.search.decode import Decode
 from visvm.search.mcts import MCTS
+from visvm.search.methods import METHODS, Method, SearchConfig, make_search
 from visvm.search.oracle import Oracle
 from visvm.search.stepwise import Stepwise
 

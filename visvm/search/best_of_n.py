@@ -10,7 +10,7 @@ from visvm.records import Branch, Candidate, Caption, TraceStep
 from visvm.search.draft import (
     TEMPERATURES,
     Draft,
-    SideBySide,
+    SentenceSearch,
     State,
     close_whole,
     first_best,
@@ -18,11 +18,11 @@ from visvm.search.draft import (
     score_states,
     whole_sentences,
 )
-from visvm.search.flight import Desk
+from visvm.search.scheduler import SearchContext
 
 
 @dataclass(frozen=True)
-class BestOfN(SideBySide):
+class BestOfN(SentenceSearch):
     """Sample ``samples_per_temperature`` whole captions at each temperature; 5 x 6 = 30 as published.
 
     The score of a caption is the mean of its sentences' scores, so a long caption is neither
@@ -34,16 +34,20 @@ class BestOfN(SideBySide):
     samples_per_temperature: int = 6
     max_sentences: int | None = None
 
-    async def write(self, desk: Desk, branch: Branch) -> Caption:
+    async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft = Draft(branch)
-        candidates = await propose(desk, draft, self.temperatures * self.samples_per_temperature, whole=True)
-        scores = await self._score(desk, draft, candidates)
+        candidates = await propose(
+            context, draft, self.temperatures * self.samples_per_temperature, whole=True
+        )
+        scores = await self._score(context, draft, candidates)
         return close_whole(draft, _keep_best(draft, candidates, scores), self.name, self.max_sentences)
 
-    async def _score(self, desk: Desk, draft: Draft, candidates: Sequence[Candidate]) -> list[list[float]]:
+    async def _score(
+        self, context: SearchContext, draft: Draft, candidates: Sequence[Candidate]
+    ) -> list[list[float]]:
         """The score of each sentence of each candidate, by one question."""
         states = [self._states(candidate) for candidate in candidates]
-        values = iter(await score_states(desk, draft, [state for row in states for state in row]))
+        values = iter(await score_states(context, draft, [state for row in states for state in row]))
         return [[next(values) for _ in row] for row in states]
 
     def _states(self, candidate: Candidate) -> list[State]:

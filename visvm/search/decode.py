@@ -5,30 +5,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visvm.records import Branch, Caption
-from visvm.search.draft import Draft, SideBySide, close, close_whole, propose
-from visvm.search.flight import Desk
+from visvm.search.draft import Draft, SentenceSearch, close, close_whole, propose
+from visvm.search.scheduler import SearchContext
 
 
 @dataclass(frozen=True)
-class Decode(SideBySide):
+class Decode(SentenceSearch):
     """Write each caption at one temperature (0 = greedy); nothing is chosen, so there is no trace."""
 
     name: str = "greedy"
     temperature: float = 0.0
     max_sentences: int | None = None
 
-    async def write(self, desk: Desk, branch: Branch) -> Caption:
+    async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft = Draft(branch)
-        if desk.is_followed and self.temperature == 0:
-            return await self._tell(desk, draft)
-        (only,) = await propose(desk, draft, [self.temperature], whole=True)
+        if context.is_streaming and self.temperature == 0:
+            return await self._tell(context, draft)
+        (only,) = await propose(context, draft, [self.temperature], whole=True)
         return close_whole(draft, only, self.name, self.max_sentences)
 
-    async def _tell(self, desk: Desk, draft: Draft) -> Caption:
+    async def _tell(self, context: SearchContext, draft: Draft) -> Caption:
         """The same caption, a sentence at a time: greedy tokens do not depend on where a step begins."""
         while draft.is_live(self.max_sentences):
-            (only,) = await propose(desk, draft, [0.0])
-            (draft.branch,) = desk.commit([draft.branch], [only])
+            (only,) = await propose(context, draft, [0.0])
+            (draft.branch,) = context.commit([draft.branch], [only])
             draft.finish_reason = only.finish_reason
-            desk.tell(only.text, None)
+            context.on_step(only.text, None)
         return close(draft, self.name)

@@ -20,7 +20,7 @@ from visvm.records import (
     Scorer,
     TraceStep,
 )
-from visvm.search.flight import Desk, fly
+from visvm.search.scheduler import SearchContext, run_searches
 from visvm.sentences import split_sentences
 
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -54,17 +54,17 @@ class State:
     ended: bool
 
 
-class SideBySide:
+class SentenceSearch:
     """A ``Search`` by what it does for one caption: ``write``."""
 
     @abstractmethod
-    async def write(self, desk: Desk, branch: Branch) -> Caption:
+    async def write(self, context: SearchContext, branch: Branch) -> Caption:
         """The caption of a branch just opened."""
 
     def __call__(self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]) -> list[Caption]:
         """The captions of the requests, written side by side, each at its share of the time."""
         started = time.perf_counter()
-        captions = fly(policy, scorer, requests, self.write)
+        captions = run_searches(policy, scorer, requests, self.write)
         for caption in captions:
             caption.cost.seconds = (time.perf_counter() - started) / len(captions)
         return captions
@@ -76,10 +76,10 @@ def at_limit(num_sentences: int, max_sentences: int | None) -> bool:
 
 
 async def propose(
-    desk: Desk, draft: Draft, temperatures: Sequence[float], *, whole: bool = False
+    context: SearchContext, draft: Draft, temperatures: Sequence[float], *, whole: bool = False
 ) -> list[Candidate]:
     """One candidate a temperature; their tokens go on the draft's bill."""
-    (candidates,) = await desk.propose([draft.branch], temperatures, whole=whole)
+    (candidates,) = await context.propose([draft.branch], temperatures, whole=whole)
     count_tokens(draft, candidates)
     return candidates
 
@@ -89,13 +89,13 @@ def count_tokens(draft: Draft, candidates: Sequence[Candidate]) -> None:
     draft.cost.num_generated_tokens += sum(len(candidate.token_ids) for candidate in candidates)
 
 
-async def score(desk: Desk, draft: Draft, candidates: Sequence[Candidate]) -> list[float]:
+async def score(context: SearchContext, draft: Draft, candidates: Sequence[Candidate]) -> list[float]:
     """The value of every candidate for the draft's next sentence."""
     prefix = draft.branch.sentences
-    return await score_states(desk, draft, [State(prefix, one.text, one.ended) for one in candidates])
+    return await score_states(context, draft, [State(prefix, one.text, one.ended) for one in candidates])
 
 
-async def score_states(desk: Desk, draft: Draft, states: Sequence[State]) -> list[float]:
+async def score_states(context: SearchContext, draft: Draft, states: Sequence[State]) -> list[float]:
     """One value a state; equal states are asked, and billed, once.
 
     Raises:
@@ -105,7 +105,7 @@ async def score_states(desk: Desk, draft: Draft, states: Sequence[State]) -> lis
     for state in states:
         groups.setdefault(state.prefix, {}).setdefault((state.sentence.strip(), state.ended))
     questions = [_question(draft, prefix, list(group)) for prefix, group in groups.items()]
-    answers = await desk.score(questions) if questions else []
+    answers = await context.score(questions) if questions else []
     known: dict[tuple[str, ...], dict[tuple[str, bool], float]] = {}
     for (prefix, group), values in zip(groups.items(), answers, strict=True):
         _check(values)
@@ -114,14 +114,16 @@ async def score_states(desk: Desk, draft: Draft, states: Sequence[State]) -> lis
     return [known[state.prefix][state.sentence.strip(), state.ended] for state in states]
 
 
-def commit(desk: Desk, draft: Draft, candidates: Sequence[Candidate], values: Sequence[float]) -> None:
+def commit(
+    context: SearchContext, draft: Draft, candidates: Sequence[Candidate], values: Sequence[float]
+) -> None:
     """Append the best candidate to the draft; that alone decides whether the caption is over."""
     choice = first_best(values)
-    (draft.branch,) = desk.commit([draft.branch], [candidates[choice]])
+    (draft.branch,) = context.commit([draft.branch], [candidates[choice]])
     draft.finish_reason = candidates[choice].finish_reason
     draft.values.append(values[choice])
     draft.trace.append(TraceStep(tuple(candidates), tuple(values), choice))
-    desk.tell(candidates[choice].text, draft.trace[-1])
+    context.on_step(candidates[choice].text, draft.trace[-1])
 
 
 def first_best(values: Sequence[float]) -> int:
@@ -164,7 +166,7 @@ def _caption(draft: Draft, method: str, sentences: tuple[str, ...], reason: Fini
 def _question(draft: Draft, prefix: tuple[str, ...], group: Sequence[tuple[str, bool]]) -> Question:
     request = draft.branch.request
     return Question(
-        picture=request.picture,
+        image=request.image,
         prompt=request.prompt,
         prefix=prefix,
         sentences=tuple(sentence for sentence, _ in group),

@@ -11,7 +11,7 @@ from visvm.records import Branch, Candidate, Caption
 from visvm.search.draft import (
     TEMPERATURES,
     Draft,
-    SideBySide,
+    SentenceSearch,
     State,
     at_limit,
     close,
@@ -19,14 +19,14 @@ from visvm.search.draft import (
     count_tokens,
     score_states,
 )
-from visvm.search.flight import Desk
+from visvm.search.scheduler import SearchContext
 
 
 @dataclass(eq=False)
 class Node:
     """A sentence in the tree: its reward and the mean value of the paths that went through it.
 
-    It refers to the node ``above`` it weakly: a tree that is given up must free its picture at once.
+    It refers to the node ``above`` it weakly: a tree that is given up must free its image at once.
     """
 
     reward: float
@@ -48,7 +48,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class MCTS(SideBySide):
+class MCTS(SentenceSearch):
     """Before each sentence is committed, ``simulations`` of: select a leaf, expand it, back up.
 
     Select: from the root down, the child with the highest value + ``exploration`` * spread *
@@ -69,15 +69,15 @@ class MCTS(SideBySide):
     gamma: float = 0.9
     max_sentences: int | None = None
 
-    async def write(self, desk: Desk, branch: Branch) -> Caption:
+    async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft, root = Draft(branch), Node(reward=0.0, branch=branch)
         while draft.is_live(self.max_sentences):
             for _ in range(self.simulations):
                 leaf = self._select(root)
                 if not self._is_end(leaf):
-                    await self._expand(desk, draft, leaf)
+                    await self._expand(context, draft, leaf)
                 self._back_up(leaf)
-            commit(desk, draft, root.candidates, [child.value for child in root.children])
+            commit(context, draft, root.candidates, [child.value for child in root.children])
             root = _next_root(draft, root)
         return close(draft, self.name)
 
@@ -96,12 +96,12 @@ class MCTS(SideBySide):
         length = len(leaf.parent.branch.sentences) + 1
         return leaf.candidate.ended or at_limit(length, self.max_sentences)
 
-    async def _expand(self, desk: Desk, draft: Draft, leaf: Node) -> None:
-        branch = _branch(desk, leaf)
-        (candidates,) = await desk.propose([branch], (0.0, *self.temperatures * self.step_size))
+    async def _expand(self, context: SearchContext, draft: Draft, leaf: Node) -> None:
+        branch = _branch(context, leaf)
+        (candidates,) = await context.propose([branch], (0.0, *self.temperatures * self.step_size))
         count_tokens(draft, candidates)
         states = [State(branch.sentences, one.text, one.ended) for one in candidates]
-        _grow(leaf, candidates, await score_states(desk, draft, states))
+        _grow(leaf, candidates, await score_states(context, draft, states))
 
     def _back_up(self, leaf: Node) -> None:
         total, weight = 0.0, 0.0
@@ -126,11 +126,11 @@ def _next_root(draft: Draft, root: Node) -> Node:
     return child
 
 
-def _branch(desk: Desk, leaf: Node) -> Branch:
+def _branch(context: SearchContext, leaf: Node) -> Branch:
     """The branch that the leaf's sentence leads to; only a root has it already."""
     if leaf.branch is None:
         assert leaf.parent and leaf.parent.branch and leaf.candidate, "a leaf hangs on an expanded node"
-        (leaf.branch,) = desk.commit([leaf.parent.branch], [leaf.candidate])
+        (leaf.branch,) = context.commit([leaf.parent.branch], [leaf.candidate])
     return leaf.branch
 
 

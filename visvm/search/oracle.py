@@ -14,7 +14,7 @@ from visvm.records import Branch, Candidate, Caption
 from visvm.search.draft import (
     TEMPERATURES,
     Draft,
-    SideBySide,
+    SentenceSearch,
     State,
     close,
     commit,
@@ -24,11 +24,11 @@ from visvm.search.draft import (
     score_states,
     whole_sentences,
 )
-from visvm.search.flight import Desk
+from visvm.search.scheduler import SearchContext
 
 
 @dataclass(frozen=True)
-class Oracle(SideBySide):
+class Oracle(SentenceSearch):
     """Stepwise search where a candidate's value is its mean discounted return over ``completions``.
 
     The return is the sum of gamma^i * (r_i - centre) over the candidate and the rest of the caption,
@@ -44,34 +44,38 @@ class Oracle(SideBySide):
     centre: float = 0.0
     max_sentences: int | None = None
 
-    async def write(self, desk: Desk, branch: Branch) -> Caption:
+    async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft = Draft(branch)
         schedule = (0.0, *self.temperatures * self.step_size)
         while draft.is_live(self.max_sentences):
-            candidates = await propose(desk, draft, schedule)
-            rewards = await score(desk, draft, candidates)
-            futures = await self._futures(desk, draft, candidates)
+            candidates = await propose(context, draft, schedule)
+            rewards = await score(context, draft, candidates)
+            futures = await self._futures(context, draft, candidates)
             pairs = zip(rewards, futures, strict=True)
-            commit(desk, draft, candidates, [r - self.centre + self.gamma * after for r, after in pairs])
+            commit(context, draft, candidates, [r - self.centre + self.gamma * after for r, after in pairs])
         return close(draft, self.name)
 
-    async def _futures(self, desk: Desk, draft: Draft, candidates: Sequence[Candidate]) -> list[float]:
+    async def _futures(
+        self, context: SearchContext, draft: Draft, candidates: Sequence[Candidate]
+    ) -> list[float]:
         """The mean return of what follows each candidate; 0 where nothing does. Equal texts share it."""
         parents = {one.text: one for one in candidates if not one.ended}
-        returns = await self._complete(desk, draft, list(parents.values())) if parents else []
+        returns = await self._complete(context, draft, list(parents.values())) if parents else []
         known = dict(zip(parents, returns, strict=True))
         return [0.0 if one.ended else known[one.text] for one in candidates]
 
-    async def _complete(self, desk: Desk, draft: Draft, parents: Sequence[Candidate]) -> list[float]:
-        branches = desk.commit([draft.branch] * len(parents), parents)
-        endings = await desk.propose(branches, [self.temperature] * self.completions, whole=True)
+    async def _complete(
+        self, context: SearchContext, draft: Draft, parents: Sequence[Candidate]
+    ) -> list[float]:
+        branches = context.commit([draft.branch] * len(parents), parents)
+        endings = await context.propose(branches, [self.temperature] * self.completions, whole=True)
         states = []
         for candidate, samples in zip(parents, endings, strict=True):
             count_tokens(draft, samples)
             prefix = (*draft.branch.sentences, candidate.text)
             states.append([self._states(prefix, sample) for sample in samples])
         flat = [state for rows in states for row in rows for state in row]
-        rewards = iter(await score_states(desk, draft, flat))
+        rewards = iter(await score_states(context, draft, flat))
         return [fmean(self._return([next(rewards) for _ in row]) for row in rows) for rows in states]
 
     def _states(self, prefix: tuple[str, ...], sample: Candidate) -> list[State]:

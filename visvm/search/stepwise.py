@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from visvm.records import Branch, Caption
-from visvm.search.draft import TEMPERATURES, Draft, SideBySide, close, commit, propose, score
-from visvm.search.flight import Desk
+from visvm.search.draft import TEMPERATURES, Draft, SentenceSearch, close, commit, propose, score
+from visvm.search.scheduler import SearchContext
 
 
 @dataclass(frozen=True)
-class Stepwise(SideBySide):
+class Stepwise(SentenceSearch):
     """Every sentence is the best of 1 + K * T candidates: the greedy one, then K at each temperature.
 
     ``step_size`` is the paper's K. A caption ends when the candidate that was chosen ends it.
@@ -25,11 +25,11 @@ class Stepwise(SideBySide):
     step_size: int = 1
     max_sentences: int | None = None
 
-    async def write(self, desk: Desk, branch: Branch) -> Caption:
+    async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft = Draft(branch)
         schedule = (0.0, *self.temperatures * self.step_size)
         while draft.is_live(self.max_sentences):
-            candidates = await propose(desk, draft, schedule)
-            values = await score(desk, draft, candidates)
-            commit(desk, draft, candidates, values)
+            candidates = await propose(context, draft, schedule)
+            values = await score(context, draft, candidates)
+            commit(context, draft, candidates, values)
         return close(draft, self.name)

@@ -19,12 +19,12 @@ from visvm.families import Family
 from visvm.tables import read_rows
 
 COLUMNS = ["image_id", "uri", "prompt", "caption", "finish_reason"]
-NUM_LOOKING = 16  # pictures looked for at a time: each is a request to a store
+NUM_LOOKING = 16  # images looked for at a time: each is a request to a store
 IGNORED = -100  # labels that count for nothing in the loss
 
 
 @dataclass(frozen=True)
-class Example:
+class CaptionExample:
     """A caption to learn. ``ended``: the policy ended it, so the end-of-text token is learned too."""
 
     image_id: str
@@ -34,7 +34,7 @@ class Example:
     ended: bool
 
 
-def read_captions(folders: Sequence[str]) -> list[Example]:
+def read_captions(folders: Sequence[str]) -> list[CaptionExample]:
     """The captions of parquet folders or files (schema ``records.CAPTIONS``), local or by URI.
 
     They are sorted, for the rows of a folder lie in the order in which they were done.
@@ -46,7 +46,7 @@ def read_captions(folders: Sequence[str]) -> list[Example]:
     return sorted(examples, key=lambda one: (one.image_id, one.prompt, one.caption))
 
 
-def _read_folder(folder: str) -> list[Example]:
+def _read_folder(folder: str) -> list[CaptionExample]:
     rows = [
         row
         for row in read_rows(folder, "captions", columns=COLUMNS)
@@ -55,13 +55,15 @@ def _read_folder(folder: str) -> list[Example]:
     if not rows:
         raise ValueError(f"{folder} holds no captions: no row with text")
     return [
-        Example(row["image_id"], row["uri"], row["prompt"], row["caption"], row["finish_reason"] == "stop")
+        CaptionExample(
+            row["image_id"], row["uri"], row["prompt"], row["caption"], row["finish_reason"] == "stop"
+        )
         for row in rows
     ]
 
 
-def check_pictures(examples: Sequence[Example]) -> None:
-    """Refuse captions whose pictures are gone.
+def check_images(examples: Sequence[CaptionExample]) -> None:
+    """Refuse captions whose images are gone.
 
     Raises:
         ValueError: saying how many, and one of them.
@@ -70,7 +72,7 @@ def check_pictures(examples: Sequence[Example]) -> None:
     with ThreadPoolExecutor(NUM_LOOKING) as pool:
         missing = [uri for uri, there in zip(uris, pool.map(storage.is_file, uris), strict=True) if not there]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(uris)} captioned pictures are gone, e.g. {missing[0]}")
+        raise ValueError(f"{len(missing)} of {len(uris)} captioned images are gone, e.g. {missing[0]}")
 
 
 class OfImage(Protocol):
@@ -100,7 +102,7 @@ def _hash(text: str) -> str:
 class Captions(Dataset):
     """Examples with the tokens that follow the image: the prompt's, the caption's, the end's."""
 
-    def __init__(self, examples: Sequence[Example], family: Family) -> None:
+    def __init__(self, examples: Sequence[CaptionExample], family: Family) -> None:
         self.examples = examples
         self.tokens = [answer_ids(family, example) for example in examples]
         self.num_tokens = sum(map(len, self.tokens))
@@ -108,11 +110,11 @@ class Captions(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> tuple[Example, list[int]]:
+    def __getitem__(self, index: int) -> tuple[CaptionExample, list[int]]:
         return self.examples[index], self.tokens[index]
 
 
-def answer_ids(family: Family, example: Example) -> list[int]:
+def answer_ids(family: Family, example: CaptionExample) -> list[int]:
     """The tokens to learn: the caption's, then end-of-text unless the caption was cut by length."""
     end = [family.tokenizer.eos_token_id] if example.ended else []
     return [*family.text_ids(example.caption), *end]
@@ -121,14 +123,14 @@ def answer_ids(family: Family, example: Example) -> list[int]:
 class Collator:
     """Batches for ``forward``: exactly the tokens the policy reads when it writes, then the answer.
 
-    Pictures are read here, when their batch comes up.
+    Images are read here, when their batch comes up.
     """
 
     def __init__(self, family: Family) -> None:
         self.family = family
 
-    def __call__(self, batch: Sequence[tuple[Example, list[int]]]) -> dict[str, Tensor]:
-        """Right-padded ``input_ids`` and ``labels`` [B, T] with what the image tower takes."""
+    def __call__(self, batch: Sequence[tuple[CaptionExample, list[int]]]) -> dict[str, Tensor]:
+        """Right-padded ``input_ids`` and ``labels`` [B, T] with what the vision encoder takes."""
         family = self.family
         inputs = family.preprocess([images.load(example.uri, id=example.image_id) for example, _ in batch])
         prefixes = [

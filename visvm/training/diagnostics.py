@@ -1,4 +1,4 @@
-"""What a value model has learnt, on held-out pictures: its fit, and whether it only measures length."""
+"""What a value model has learnt, on held-out images: its fit, and whether it only measures length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(rollout: Rollout, image: int, config: VisionValueConfig) -> Iterator[Sentence]:
-    """The sentences of a picture's responses that have a target, in the order of its pack's pairs."""
+    """The sentences of an image's responses that have a target, in the order of its pack's pairs."""
     for response in rollout.responses:
         gains = pair_rewards(
             response, centre=config.reward_centre, scale=config.reward_scale, predict=config.predict
@@ -44,7 +44,7 @@ def diagnose(rows: Sequence[Sentence], outputs: Floats, errors: Floats) -> dict[
     """Metrics of ``outputs`` [sentences, 2] (value, length) with squared TD ``errors`` [sentences, 2].
 
     The returns are Monte Carlo, of responses that the policy ended. ``length_only`` is the control:
-    how much of the return position and lengths explain without looking at the picture.
+    how much of the return position and lengths explain without looking at the image.
     """
     table = {name: np.array([getattr(row, name) for row in rows], dtype=float) for name in Sentence._fields}
     whole = np.isfinite(table["value_return"])
@@ -101,7 +101,7 @@ def _fit(columns: Floats, truth: Floats) -> Floats:
 
 
 def _within(values: Floats, table: dict[str, Floats]) -> Floats:
-    """Deviations from the mean of the same picture."""
+    """Deviations from the mean of the same image."""
     _, group = np.unique(table["image"], return_inverse=True)
     means = np.bincount(group, values) / np.maximum(np.bincount(group), 1)
     return values - means[group]

@@ -37,7 +37,7 @@ class Replicated:
     ) -> None:
         self.module: Any = model.to(device)
         self.device, self.bf16, self.clip = device, bf16, clip
-        # A vision tower's last layer may be unused (LLaVA reads the one before).
+        # A vision encoder's last layer may be unused (LLaVA reads the one before).
         self.wrapped: Any = (
             nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
             if num_workers() > 1

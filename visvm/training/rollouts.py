@@ -1,4 +1,4 @@
-"""Rollouts as training data: read, one item a picture, batched alike on every number of workers."""
+"""Rollouts as training data: read, one item an image, batched alike on every number of workers."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from visvm import images
-from visvm.engine.packing import Packed
+from visvm.engine.tree_packing import Packed
 from visvm.families import Family
-from visvm.records import Picture
-from visvm.training.packing import Packer, collate
+from visvm.records import DecodedImage
 from visvm.training.td import Pairs, Response, num_pairs
+from visvm.training.text_packing import Packer, collate
 
 logger = logging.getLogger(__name__)
 
 BATCHES_SORTED_TOGETHER = 16
-BLANK = Picture("", "", "", Image.new("RGB", (32, 32)))
+BLANK = DecodedImage("", "", "", Image.new("RGB", (32, 32)))
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A picture and all responses to it."""
+    """An image and all responses to it."""
 
     image_id: str
     uri: str
@@ -47,20 +47,20 @@ class Rollout:
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> list[Rollout]:
-    """One Rollout a picture, sorted by its id, from rows of ``records.ROLLOUTS`` in any order.
+    """One Rollout an image, sorted by its id, from rows of ``records.ROLLOUTS`` in any order.
 
     Raises:
-        ValueError: a response has not one finite reward a sentence, or an id stands for two pictures.
+        ValueError: a response has not one finite reward a sentence, or an id stands for two images.
     """
-    pictures: dict[str, Rollout] = {}
+    rollouts: dict[str, Rollout] = {}
     for row in sorted(rows, key=lambda row: row["id"]):
         new = Rollout(row["image_id"], row["uri"], row["content_hash"], _responses(row))
-        old = pictures.get(new.image_id)
+        old = rollouts.get(new.image_id)
         if old and old.content_hash != new.content_hash:
-            raise ValueError(f"image id {new.image_id!r} stands for two pictures: {old.uri} and {new.uri}")
+            raise ValueError(f"image id {new.image_id!r} stands for two images: {old.uri} and {new.uri}")
         both = (*(old.responses if old else ()), *new.responses)
-        pictures[new.image_id] = Rollout(new.image_id, new.uri, new.content_hash, both)
-    kept = [one for one in pictures.values() if one.num_pairs]
+        rollouts[new.image_id] = Rollout(new.image_id, new.uri, new.content_hash, both)
+    kept = [one for one in rollouts.values() if one.num_pairs]
     return sorted(kept, key=lambda one: one.image_id)
 
 
@@ -118,7 +118,7 @@ def share(
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """What one forward pass takes: pictures as ``Family.preprocess`` gives them, states and pairs."""
+    """What one forward pass takes: images as ``Family.preprocess`` gives them, states and pairs."""
 
     inputs: dict[str, Tensor]
     packed: Packed
@@ -128,7 +128,7 @@ class MicroBatch:
 class Loader:
     """Reads, preprocesses and packs items. Pixels are kept for the next epoch, up to ``cache_mb`` MiB.
 
-    A picture that cannot be read any more, or has changed, is counted in ``failed`` and trains nothing.
+    An image that cannot be read any more, or has changed, is counted in ``failed`` and trains nothing.
     """
 
     def __init__(self, rollouts: Sequence[Rollout], family: Family, packer: Packer, *, cache_mb: int) -> None:
@@ -161,19 +161,19 @@ class Loader:
 
     def _preprocess(self, rollout: Rollout) -> dict[str, Tensor] | None:
         try:
-            picture = images.load(rollout.uri, id=rollout.image_id)
-            if picture.content_hash != rollout.content_hash:
-                raise ValueError(f"{rollout.uri} is not the picture the rollouts were made of")
+            image = images.load(rollout.uri, id=rollout.image_id)
+            if image.content_hash != rollout.content_hash:
+                raise ValueError(f"{rollout.uri} is not the image the rollouts were made of")
         except ValueError as error:
             if rollout.image_id not in self.failed:
                 logger.warning("left out: %s", error)
             self.failed[rollout.image_id] = str(error)
             return None
-        return self.family.preprocess([picture])
+        return self.family.preprocess([image])
 
 
 def join_inputs(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Pictures preprocessed one by one, as one batch: padded with zeros in all but the first dimension."""
+    """Images preprocessed one by one, as one batch: padded with zeros in all but the first dimension."""
     return {key: _concatenate([one[key] for one in inputs]) for key in inputs[0]}
 
 

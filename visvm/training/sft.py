@@ -16,7 +16,7 @@ from visvm import storage
 from visvm.config import Config
 from visvm.families import check_supported, family_of
 from visvm.storage import mirror
-from visvm.training.captions import Captions, Collator, Example, split
+from visvm.training.captions import CaptionExample, Captions, Collator, split
 
 
 class SftConfig(Config):
@@ -26,7 +26,7 @@ class SftConfig(Config):
     learning_rate: float = Field(1e-6, gt=0, description="peak of a cosine schedule")
     batch_size: int = Field(128, ge=1, description="captions an optimiser step, over all workers")
     micro_batch_size: int = Field(4, ge=1, description="captions a forward pass of one worker")
-    train_vision: bool = Field(True, description="train the vision tower too")
+    train_vision: bool = Field(True, description="train the vision encoder too")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     held_out: float = Field(0.02, ge=0, lt=1, description="share of the images kept for the eval loss")
     save_steps: float = Field(
@@ -68,7 +68,7 @@ def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use
         seed=config.seed,
         use_cpu=use_cpu,
         ddp_backend="gloo" if use_cpu and torch.distributed.is_initialized() else None,
-        ddp_find_unused_parameters=True,  # a vision tower's last layers may be skipped
+        ddp_find_unused_parameters=True,  # a vision encoder's last layers may be skipped
         dataloader_pin_memory=not use_cpu,
         remove_unused_columns=False,
         report_to="none",
@@ -138,7 +138,7 @@ class PolicyTrainer(Trainer):
 
 def build_trainer(
     name: str,
-    examples: Sequence[Example],
+    examples: Sequence[CaptionExample],
     arguments: Any,
     config: SftConfig,
     *,
@@ -209,5 +209,5 @@ peak learning rate {arguments.learning_rate:g}, loss on the captions' tokens onl
 Loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last{"".join(held_out)}.
 
 Load it with `AutoModelForImageTextToText.from_pretrained`, or name its folder as `--policy`.
-It writes captions of pictures, it still makes mistakes, and it was tuned for nothing else.
+It writes captions of images, it still makes mistakes, and it was tuned for nothing else.
 """

@@ -21,8 +21,8 @@ tags: [vision-value-model, reward-model]
 # Vision value model of `{policy}`
 
 Every weight was trained by TD(0) on the policy's own rollouts: {metrics["num_sentences"]} sentences of
-{metrics["num_pictures"]} pictures, rewarded by the CLIP cosine of sentence and picture.
-It reads a picture and {_STATES[model.state]}. Its first number is the discounted return
+{metrics["num_images"]} images, rewarded by the CLIP cosine of sentence and image.
+It reads an image and {_STATES[model.state]}. Its first number is the discounted return
 (gamma = {model.gamma}) of (reward - {model.reward_centre:.6g}) / {model.reward_scale:.6g}
 {_RETURNS[model.predict]}.
 Its second is the same of a reward of 1 a sentence: how long the caption still gets.
@@ -32,7 +32,7 @@ from visvm.value import ValueScorer
 scorer = ValueScorer.from_pretrained("this folder")
 ```
 
-## Held-out pictures
+## Held-out images
 {_metrics(metrics.get("held_out"))}
 
 ## Training
@@ -41,8 +41,8 @@ scorer = ValueScorer.from_pretrained("this folder")
 {settings}
 
 ## Limits
-It knows the sentences its policy writes about pictures like those of its training, at the policy's
-temperatures; elsewhere its values mean little. Values of different pictures are not comparable.
+It knows the sentences its policy writes about images like those of its training, at the policy's
+temperatures; elsewhere its values mean little. Values of different images are not comparable.
 Moving the centre moves the length of captions: compare methods at matched length.
 """
 
@@ -53,7 +53,7 @@ _RETURNS = {"value": "from that sentence on", "future": "of what follows"}
 
 def _metrics(held_out: dict[str, Any] | None) -> str:
     if held_out is None:
-        return "No pictures were held out."
+        return "No images were held out."
     flat = {key: value for key, value in held_out.items() if not isinstance(value, dict | list)}
     flat |= {f"correlation of V with {key}": value for key, value in held_out["correlation"].items()}
     flat |= {f"length only: {key}": value for key, value in held_out["length_only"].items()}

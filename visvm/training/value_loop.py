@@ -21,11 +21,11 @@ import torch.distributed as dist
 from pydantic import Field, model_validator
 
 from visvm.training.diagnostics import Sentence, diagnose, sentences
-from visvm.training.packing import Packer
 from visvm.training.parallel import Parallel, Replicated, Sharded, all_sum, num_workers, rank
 from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan, reward_statistics, share
 from visvm.training.sft import read_deepspeed
 from visvm.training.td import TDConfig, td_loss, td_target
+from visvm.training.text_packing import Packer
 from visvm.value import VisionValueModel
 
 STEPS_AHEAD = 2
@@ -36,18 +36,18 @@ class ValueTraining(TDConfig):
     """How a value model is trained; the rates suit a 7B model."""
 
     state: Literal["sentence", "prefix"] = Field(
-        "sentence", description="what V reads behind the picture: the sentence, or all sentences so far"
+        "sentence", description="what V reads behind the image: the sentence, or all sentences so far"
     )
     mark_end: bool = Field(True, description="end-of-text follows a sentence that ends its caption")
     epochs: int = Field(3, ge=1, description="passes over the rollouts")
-    batch_size: int = Field(32, ge=1, description="pictures an optimiser step, over all workers")
-    micro_batch_size: int = Field(2, ge=1, description="pictures a forward pass of one worker, at most")
+    batch_size: int = Field(32, ge=1, description="images an optimiser step, over all workers")
+    micro_batch_size: int = Field(2, ge=1, description="images a forward pass of one worker, at most")
     learning_rate: float = Field(1e-5, gt=0, description="peak of a cosine schedule")
-    train_vision: bool = Field(True, description="train the vision tower too")
+    train_vision: bool = Field(True, description="train the vision encoder too")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     clip: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    held_out: float = Field(0.05, ge=0, lt=1, description="share of the pictures kept for evaluation")
+    held_out: float = Field(0.05, ge=0, lt=1, description="share of the images kept for evaluation")
     save_steps: float = Field(
         0.25, gt=0, description="evaluate and checkpoint every so many steps, or (below 1) share of an epoch"
     )
@@ -57,7 +57,7 @@ class ValueTraining(TDConfig):
         None, description="DeepSpeed config (JSON or YAML file): shards the model; else it is replicated"
     )
     pixel_cache_mb: int = Field(1024, ge=0, description="MiB of preprocessed pixels each worker keeps")
-    seed: int = Field(0, ge=0, description="order of the pictures")
+    seed: int = Field(0, ge=0, description="order of the images")
 
     @model_validator(mode="after")
     def _check(self) -> ValueTraining:
@@ -158,7 +158,7 @@ class ValueTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any] | None:
-        """The diagnostics on the held-out pictures (on rank 0; None elsewhere, or if there are none)."""
+        """The diagnostics on the held-out images (on rank 0; None elsewhere, or if there are none)."""
         rollouts, parallel = self.held_out.rollouts, self.parallel
         rows: list[Sentence] = []
         outputs, errors = [np.zeros((0, 2))], [np.zeros((0, 2))]
@@ -189,9 +189,9 @@ class ValueTrainer:
         """What the run was made of; call it on every worker."""
         failed = [*self.train.failed, *self.held_out.failed]
         return {
-            "num_pictures": len(self.train.rollouts),
-            "num_held_out_pictures": len(self.held_out.rollouts),
-            "num_unreadable_pictures": len(set(chain(*_gather(failed)))),
+            "num_images": len(self.train.rollouts),
+            "num_held_out_images": len(self.held_out.rollouts),
+            "num_unreadable_images": len(set(chain(*_gather(failed)))),
             "num_sentences": sum(rollout.num_pairs for rollout in self.train.rollouts),
             "num_steps": self.num_steps,
             "reward_centre": self.model.config.reward_centre,

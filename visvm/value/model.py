@@ -22,7 +22,7 @@ from transformers import (
 from transformers.configuration_utils import SubConfigSpec
 
 from visvm.engine.attention import no_mask, use_row_attention
-from visvm.engine.packing import Packed, TreeStrips, join_prefixes, tree_block_mask
+from visvm.engine.tree_packing import Packed, TreeStrips, join_prefixes, tree_block_mask
 from visvm.families import check_supported, family_of
 from visvm.storage import mirror
 
@@ -34,7 +34,7 @@ Predict = Literal["value", "future"]
 class VisionValueConfig(PreTrainedConfig):
     """What a value model was trained to say, beside the configuration of its VLM.
 
-    ``state`` is what it reads behind the picture: the sentence (the paper) or all sentences so far.
+    ``state`` is what it reads behind the image: the sentence (the paper) or all sentences so far.
     The value is the return of (r - reward_centre) / reward_scale with discount ``gamma``, of the
     sentence on (``predict`` "value") or of what follows it ("future"). With ``mark_end`` the
     end-of-text token follows a sentence that ends its caption. See ``visvm.training.td``.
@@ -91,7 +91,7 @@ class VisionValueModel(PreTrainedModel):
         self.post_init()
 
     def with_processor(self, processor: Any) -> VisionValueModel:
-        """This model, reading pictures and text through ``processor``."""
+        """This model, reading images and text through ``processor``."""
         self.family = family_of(self.base, processor)
         use_row_attention(self.base)
         return self
@@ -140,7 +140,7 @@ class VisionValueModel(PreTrainedModel):
     def forward(self, inputs: dict[str, Tensor], packed: Packed) -> Tensor:
         """Value and length at every read of ``packed``, [reads, 2] float32.
 
-        ``inputs`` are the pictures as ``Family.preprocess`` gives them.
+        ``inputs`` are the images as ``Family.preprocess`` gives them.
         """
         encoded = self.family.encode_inputs(inputs)
         text = self.base.get_input_embeddings()(packed.tokens)
@@ -180,7 +180,7 @@ def check_value_model(name: str) -> VisionValueConfig:
 
 
 class StateReader:
-    """The tokens of a state: what the value model reads behind the picture."""
+    """The tokens of a state: what the value model reads behind the image."""
 
     def __init__(self, config: VisionValueConfig, tokenizer: Any) -> None:
         self.config, self.tokenizer = config, tokenizer

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 from visvm.engine import Engine, Prefix
-from visvm.records import Picture, Question
+from visvm.records import DecodedImage, Question
 from visvm.reward import ClipScorer
 from visvm.value.model import StateReader, VisionValueModel
 
-MAX_QUESTIONS = 32  # answered in one pass: bounds what a pass takes beside the stored pictures
+MAX_QUESTIONS = 32  # answered in one pass: bounds what a pass takes beside the stored images
 
 
 class ValueScorer:
-    """A ``Scorer``: the value of each candidate sentence, over pictures that are encoded once.
+    """A ``Scorer``: the value of each candidate sentence, over images that are encoded once.
 
     ``centre`` moves the reward at which a sentence is worth nothing, without training again:
     V_c = V - (c - c0) / s * N; a higher centre ends captions earlier. The keys and values of the
-    last ``max_pictures`` are kept, within ``cache_mb`` MiB; ``hits`` and ``misses`` count look-ups.
+    last ``max_images`` are kept, within ``cache_mb`` MiB; ``hits`` and ``misses`` count look-ups.
     """
 
     def __init__(
@@ -31,12 +31,12 @@ class ValueScorer:
         model: VisionValueModel,
         *,
         centre: float | None = None,
-        max_pictures: int = 64,
+        max_images: int = 64,
         cache_mb: int = 4096,
     ) -> None:
         self.model, self.config, self.reader = model.eval(), model.config, model.reader
         self.centre = self.config.reward_centre if centre is None else centre
-        self.engine = Engine(model.family, max_pictures=max_pictures, budget=cache_mb * 2**20)
+        self.engine = Engine(model.family, max_images=max_images, budget=cache_mb * 2**20)
         self.hits = self.misses = 0
         self._prefixes: OrderedDict[str, Prefix] = OrderedDict()
 
@@ -53,7 +53,7 @@ class ValueScorer:
         return cls(model.to(device), **options)  # type: ignore[arg-type]
 
     def clear(self) -> None:
-        """Forget all pictures: what is computed next does not depend on what came before, to the bit."""
+        """Forget all images: what is computed next does not depend on what came before, to the bit."""
         self._prefixes.clear()
         self.engine.clear()
 
@@ -67,7 +67,7 @@ class ValueScorer:
         """Value and length of every candidate of each question: [candidates, 2], on the CPU.
 
         Raises:
-            ValueError: a picture alone does not fit into ``cache_mb``.
+            ValueError: an image alone does not fit into ``cache_mb``.
         """
         outputs: list[Tensor] = []
         while len(outputs) < len(questions):
@@ -94,26 +94,26 @@ class ValueScorer:
         return values
 
     def _encode(self, questions: Sequence[Question]) -> list[Prefix]:
-        """The stored pictures of the first questions: of as many as there is room for, one at least."""
-        wanted = {question.picture.content_hash: question.picture for question in questions}
+        """The stored images of the first questions: of as many as there is room for, one at least."""
+        wanted = {question.image.content_hash: question.image for question in questions}
         known = [key for key in wanted if key in self._prefixes]
-        missing = [picture for key, picture in wanted.items() if key not in self._prefixes]
+        missing = [image for key, image in wanted.items() if key not in self._prefixes]
         self.hits += len(known)
         self.misses += len(missing)
         for key in known:
             self._prefixes.move_to_end(key)
-        while len(self._prefixes) > len(known) and self.engine.pictures.num_free < len(missing):
+        while len(self._prefixes) > len(known) and self.engine.images.num_free < len(missing):
             self._prefixes.popitem(last=False)
         self._store(missing)
-        if questions[0].picture.content_hash not in self._prefixes:
+        if questions[0].image.content_hash not in self._prefixes:
             self._prefixes.clear()  # it is larger than all that were stored
             self._store(missing)
-        stored = takewhile(lambda question: question.picture.content_hash in self._prefixes, questions)
-        return [self._prefixes[question.picture.content_hash] for question in stored]
+        stored = takewhile(lambda question: question.image.content_hash in self._prefixes, questions)
+        return [self._prefixes[question.image.content_hash] for question in stored]
 
-    def _store(self, pictures: Sequence[Picture]) -> None:
-        keys = [picture.content_hash for picture in pictures]
-        self._prefixes.update(zip(keys, self.engine.prefill(pictures), strict=False))
+    def _store(self, images: Sequence[DecodedImage]) -> None:
+        keys = [image.content_hash for image in images]
+        self._prefixes.update(zip(keys, self.engine.prefill(images), strict=False))
 
     def _read_before(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[Tensor | None]:
         """Keys and values of the sentences so far, where they are part of the state."""
@@ -150,7 +150,7 @@ class FutureScorer:
         self.reward, self.value = reward, value
 
     def clear(self) -> None:
-        """Forget all pictures and sentences."""
+        """Forget all images and sentences."""
         self.reward.clear()
         self.value.clear()
 

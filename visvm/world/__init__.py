@@ -1,1 +1,1 @@
-"""The embedded world: pictures whose objects are known, and small models trained on them from nothing."""
+"""The embedded world: images whose objects are known, and small models trained on them from nothing."""

@@ -19,13 +19,13 @@ from visvm.metrics import evaluate
 from visvm.metrics.coco import image_key
 from visvm.policy import SharedPrefixPolicy
 from visvm.prompts import prompt_for
-from visvm.records import Caption, Picture, Policy, Request, Search
+from visvm.records import Caption, DecodedImage, Policy, Request, Search
 from visvm.reward import ClipScorer
 from visvm.search import BestOfN, Decode, Oracle, Stepwise
 from visvm.world import writer
-from visvm.world.coco import file_name
+from visvm.world.coco_export import file_name
 from visvm.world.exact import ExactScorer
-from visvm.world.pictures import image
+from visvm.world.rendering import image
 from visvm.world.scenes import Layout, layout, layout_of
 
 BATCH = 32
@@ -35,7 +35,7 @@ CENTRES = (0.3, 0.5)  # of the exact reward, for the oracle: a higher one ends c
 def run(
     models: str | Path, *, num_pairs: int = 1000, num_greedy: int = 500, num_search: int = 100
 ) -> dict[str, Any]:
-    """All checks of ``models``/policy and ``models``/clip on validation pictures, as a JSON table."""
+    """All checks of ``models``/policy and ``models``/clip on validation images, as a JSON table."""
     scorer = ClipScorer.from_pretrained(str(Path(models) / "clip"))
     policy = SharedPrefixPolicy.from_pretrained(str(Path(models) / "policy"))
     return {
@@ -52,7 +52,7 @@ def pair_accuracy(scorer: ClipScorer, count: int) -> float:
     rng = random.Random(0)
     layouts = [layout("validation", index) for index in range(count)]
     pairs = [(_claim(rng.choice(one.names)), _claim(rng.choice(one.absent))) for one in layouts]
-    scores = scorer.similarities([picture(one) for one in layouts], pairs)
+    scores = scorer.similarities([render_image(one) for one in layouts], pairs)
     return round(fmean(present > absent for present, absent in scores), 4)
 
 
@@ -61,7 +61,7 @@ def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
     layouts = [layout("validation", index) for index in range(count)]
     captions = [writer.caption(one, random.Random(one.index)) for one in layouts]
     texts = [[sentence.text for sentence in caption] for caption in captions]
-    scores = scorer.similarities([picture(one) for one in layouts], texts)
+    scores = scorer.similarities([render_image(one) for one in layouts], texts)
     groups: dict[str, list[float]] = {}
     for one, caption, rewards in zip(layouts, captions, scores, strict=True):
         for sentence, reward in zip(caption, rewards, strict=True):
@@ -71,7 +71,7 @@ def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
 
 
 def look_ahead(policy: Policy, scorer: ClipScorer, count: int) -> dict[str, Any]:
-    """Figures of each search on the same pictures, with intervals and paired differences."""
+    """Figures of each search on the same images, with intervals and paired differences."""
     exact = ExactScorer()
     captions = {
         "greedy": search(Decode(), policy, None, count),
@@ -85,28 +85,28 @@ def look_ahead(policy: Policy, scorer: ClipScorer, count: int) -> dict[str, Any]
 
 
 def search(method: Search, policy: Policy, scorer: Any, count: int) -> list[Caption]:
-    """Captions of the first ``count`` validation pictures, a batch at a time."""
+    """Captions of the first ``count`` validation images, a batch at a time."""
     requests = [request(layout("validation", index)) for index in range(count)]
     parts = [requests[start : start + BATCH] for start in range(0, count, BATCH)]
     return [caption for part in parts for caption in method(policy, scorer, part)]
 
 
 def figures(captions: Mapping[str, Sequence[Caption]]) -> dict[str, Any]:
-    """What ``visvm evaluate`` tells of captions of the world's pictures, judged by their truth."""
-    ids = {caption.request.picture.id for group in captions.values() for caption in group}
+    """What ``visvm evaluate`` tells of captions of the world's images, judged by their truth."""
+    ids = {caption.request.image.id for group in captions.values() for caption in group}
     truth = {image_key(name): frozenset(layout_of(int(name)).names) for name in ids}
     rows = {method: [_row(caption) for caption in group] for method, group in captions.items()}
     return evaluate(rows, truth)
 
 
 def request(one: Layout) -> Request:
-    """The request for a caption of one picture, its prompt drawn by the picture's id."""
-    shown = picture(one)
+    """The request for a caption of one image, its prompt drawn by the image's id."""
+    shown = render_image(one)
     return Request(shown, prompt_for(shown.id))
 
 
-def picture(one: Layout) -> Picture:
-    """The picture as the jobs read it from its file, without the file."""
+def render_image(one: Layout) -> DecodedImage:
+    """The image as the jobs read it from its file, without the file."""
     stream = io.BytesIO()
     image(one).save(stream, format="PNG")
     name = file_name(one)
@@ -119,7 +119,7 @@ def _claim(name: str) -> str:
 
 def _row(caption: Caption) -> dict[str, Any]:
     return {
-        "image_id": caption.request.picture.id,
+        "image_id": caption.request.image.id,
         "caption": caption.text,
         "num_generated_tokens": caption.cost.num_generated_tokens,
         "num_value_calls": caption.cost.num_value_calls,

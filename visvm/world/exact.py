@@ -10,7 +10,7 @@ from visvm.world.scenes import layout_of
 
 
 class ExactScorer:
-    """A ``Scorer`` for pictures of the world, known by their ids: (true - false) / (mentions + 1).
+    """A ``Scorer`` for images of the world, known by their ids: (true - false) / (mentions + 1).
 
     As under CLIP, a sentence is worth more the more of its objects are there, with less for each
     further one: 0 without objects, .5 for one true one, .67 for two, -.5 for a false one.
@@ -18,11 +18,11 @@ class ExactScorer:
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
         """The reward of each sentence of each question, in (-1, 1)."""
-        return [[reward(text, question.picture.id) for text in question.sentences] for question in questions]
+        return [[reward(text, question.image.id) for text in question.sentences] for question in questions]
 
 
 def reward(sentence: str, image_id: str) -> float:
-    """The exact reward of one sentence for the picture with this id."""
+    """The exact reward of one sentence for the image with this id."""
     named = chair(sentence, layout_of(int(image_id)).names)
     false = len(named.hallucinated)
     return (len(named.objects) - 2 * false) / (len(named.objects) + 1)

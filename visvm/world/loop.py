@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage trains: steps, pictures or captions a step, peak learning rate."""
+    """How long a stage trains: steps, images or captions a step, peak learning rate."""
 
     steps: int
     batch: int
@@ -96,7 +96,7 @@ def _schedule(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / warm) * down
 
 
-class Progress:
+class LoopProgress:
     """Logs a stage's figures, smoothed, every few seconds."""
 
     def __init__(self, stage: str, steps: int, *, seconds: float = 5.0) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import CLIPVisionModel
 
 from visvm.prompts import DETAIL_PROMPTS
-from visvm.world import captioner, checks, clip, sight, tokens, writer
+from visvm.world import checks, clip_training, policy_training, sight, tokens, writer
 from visvm.world.loop import Budget
 from visvm.world.scenes import layout
 
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Budgets:
-    """How many training pictures there are, captions for the tokenizer, and each stage's training."""
+    """How many training images there are, captions for the tokenizer, and each stage's training."""
 
-    pictures: int
+    images: int
     captions: int
     sight: Budget
     clip: Budget
@@ -37,7 +37,7 @@ class Budgets:
 
 
 FULL = Budgets(
-    pictures=24_000,
+    images=24_000,
     captions=4000,
     sight=Budget(1500, 48, 1.5e-3),
     clip=Budget(1000, 96, 2e-3),
@@ -57,12 +57,12 @@ def train(out: str | Path, *, short: bool = False, seed: int = 0) -> dict[str, A
     folder, budgets = Path(out), SHORT if short else FULL
     torch.manual_seed(seed)
     tokenizer = _tokenizer(folder, budgets.captions)
-    album = sight.album("train", budgets.pictures)
+    album = sight.album("train", budgets.images)
     _stage(folder / "sight", lambda at: sight.train(album, budgets.sight, seed=seed).save_pretrained(at))
-    tower = CLIPVisionModel.from_pretrained(folder / "sight")
-    _stage(folder / "clip", lambda at: _clip(tower, tokenizer, album, budgets.clip, at))
-    _stage(folder / "policy", lambda at: _policy(tower, tokenizer, album, budgets, at))
-    metrics = {"num_pictures": budgets.pictures, "short": short, "seed": seed}
+    encoder = CLIPVisionModel.from_pretrained(folder / "sight")
+    _stage(folder / "clip", lambda at: _clip(encoder, tokenizer, album, budgets.clip, at))
+    _stage(folder / "policy", lambda at: _policy(encoder, tokenizer, album, budgets, at))
+    metrics = {"num_images": budgets.images, "short": short, "seed": seed}
     return metrics if short else metrics | {"checks": checks.run(folder)}
 
 
@@ -75,7 +75,7 @@ def _tokenizer(folder: Path, num_captions: int) -> Tokenizer:
 
 
 def corpus(count: int) -> list[str]:
-    """The tokenizer's texts: captions of ``count`` pictures, and the prompts often enough to be words."""
+    """The tokenizer's texts: captions of ``count`` images, and the prompts often enough to be words."""
     captions = [
         writer.text(writer.caption(layout("train", index), random.Random(index))) for index in range(count)
     ]
@@ -92,19 +92,19 @@ def _stage(folder: Path, work: Callable[[Path], Any]) -> None:
 
 
 def _clip(
-    tower: CLIPVisionModel, tokenizer: Tokenizer, album: np.ndarray, budget: Budget, folder: Path
+    encoder: CLIPVisionModel, tokenizer: Tokenizer, album: np.ndarray, budget: Budget, folder: Path
 ) -> None:
     wrapped = tokens.for_clip(tokenizer)
-    clip.save(clip.train(tower, wrapped, album, budget), wrapped, folder)
+    clip_training.save(clip_training.train(encoder, wrapped, album, budget), wrapped, folder)
 
 
 def _policy(
-    tower: CLIPVisionModel, tokenizer: Tokenizer, album: np.ndarray, budgets: Budgets, folder: Path
+    encoder: CLIPVisionModel, tokenizer: Tokenizer, album: np.ndarray, budgets: Budgets, folder: Path
 ) -> None:
     wrapped = tokens.for_policy(tokenizer)
-    model = captioner.untrained(tower, wrapped)
-    features = clip.encode(tower, album)
-    captioner.align(model, wrapped, features, budgets.alignment)
-    captioner.train(model, wrapped, features, budgets.grounding, write=writer.true_text)
-    captioner.train(model, wrapped, features, budgets.policy, write=writer.noisy_text)
-    captioner.save(model, wrapped, folder)
+    model = policy_training.untrained(encoder, wrapped)
+    features = clip_training.encode(encoder, album)
+    policy_training.align(model, wrapped, features, budgets.alignment)
+    policy_training.train(model, wrapped, features, budgets.grounding, write=writer.true_text)
+    policy_training.train(model, wrapped, features, budgets.policy, write=writer.noisy_text)
+    policy_training.save(model, wrapped, folder)

@@ -1,4 +1,4 @@
-"""Where things are: eight kinds of scene, and the objects of every picture, known exactly."""
+"""Where things are: eight kinds of scene, and the objects of every image, known exactly."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CELLS = GRID * GRID
 
 @dataclass(frozen=True)
 class Layout:
-    """What a picture shows: its scene, and which object stands in which cell (row-major, 0..8)."""
+    """What an image shows: its scene, and which object stands in which cell (row-major, 0..8)."""
 
     split: str
     index: int
@@ -69,7 +69,7 @@ class Layout:
 
 
 def layout(split: str, index: int) -> Layout:
-    """The objects of one picture, from (split, index) alone.
+    """The objects of one image, from (split, index) alone.
 
     Raises:
         ValueError: an unknown split, or an index outside 0..999999.
@@ -77,7 +77,7 @@ def layout(split: str, index: int) -> Layout:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     if not 0 <= index < 1_000_000:
-        raise ValueError(f"picture index must lie in 0..999999, got {index}")
+        raise ValueError(f"image index must lie in 0..999999, got {index}")
     rng = random.Random(f"layout {split} {index}")
     scene = rng.choice(sorted(SCENES))
     names = _draw(scene, rng.choice((4, 5, 5, 6, 6, 7)), rng)
@@ -86,15 +86,15 @@ def layout(split: str, index: int) -> Layout:
 
 
 def layout_of(image_id: int) -> Layout:
-    """The layout of the picture with this id.
+    """The layout of the image with this id.
 
     Raises:
-        ValueError: no picture of the world has this id.
+        ValueError: no image of the world has this id.
     """
     number, index = divmod(image_id, 1_000_000)
     splits = {number: split for split, number in SPLITS.items()}
     if number not in splits:
-        raise ValueError(f"{image_id} is no picture of the world: expected 1000000 to 3999999")
+        raise ValueError(f"{image_id} is no image of the world: expected 1000000 to 3999999")
     return layout(splits[number], index)
 
 

@@ -2,7 +2,7 @@
 
 A caption opens with the scene and goes on with grounded sentences (located or related objects). A
 summary ("Overall, ...") names only what is there and reads well, but opens a list of further things
-that is written from the scene's habit more than from the picture. So the next sentence's own score
+that is written from the scene's habit more than from the image. So the next sentence's own score
 says little about where it leads, which is what makes look-ahead worth its price.
 """
 
@@ -38,7 +38,7 @@ class Habits:
     summary_late: float = 0.15  # a summary when all is named and the caption is long enough
     end_late: float = 0.6  # the end in that same state
     list_goes_on: float = 0.4  # another list sentence after the second
-    list_invents: float = 0.45  # each object of a list: from the scene's habit, not the picture
+    list_invents: float = 0.45  # each object of a list: from the scene's habit, not the image
     slip: float = 0.2  # an object of a grounded sentence: the same
 
 
@@ -49,7 +49,7 @@ _LONGEST = 12
 
 
 @dataclass(frozen=True)
-class Sentence:
+class SceneSentence:
     """A sentence as written, without spaces around it; ``names`` are the categories it mentions."""
 
     text: str
@@ -62,7 +62,7 @@ class _Draft:
     layout: Layout
     rng: random.Random
     habits: Habits
-    sentences: list[Sentence] = field(default_factory=list)
+    sentences: list[SceneSentence] = field(default_factory=list)
     mentioned: list[str] = field(default_factory=list)
 
     @property
@@ -78,15 +78,15 @@ class _Draft:
         return tuple(name for name in self.layout.absent if name not in self.mentioned)
 
     def write(self, kind: str, text: str, *names: str) -> None:
-        self.sentences.append(Sentence(text, kind, names))
+        self.sentences.append(SceneSentence(text, kind, names))
         self.mentioned += [name for name in names if name not in self.mentioned]
 
 
 Step = Callable[[_Draft], None]
 
 
-def caption(layout: Layout, rng: random.Random, habits: Habits = HABITS) -> list[Sentence]:
-    """One detailed training caption of a picture, as its sentences."""
+def caption(layout: Layout, rng: random.Random, habits: Habits = HABITS) -> list[SceneSentence]:
+    """One detailed training caption of an image, as its sentences."""
     draft = _Draft(layout, rng, habits)
     _opening(draft)
     while (step := _next(draft)) is not None:
@@ -97,7 +97,7 @@ def caption(layout: Layout, rng: random.Random, habits: Habits = HABITS) -> list
 TRUTHFUL = Habits(summary_early=0.3, list_invents=0.0, slip=0.0)
 
 
-def truthful(layout: Layout, rng: random.Random) -> list[Sentence]:
+def truthful(layout: Layout, rng: random.Random) -> list[SceneSentence]:
     """A caption as ``caption`` writes it, that names nothing but what is there."""
     return caption(layout, rng, TRUTHFUL)
 
@@ -105,8 +105,8 @@ def truthful(layout: Layout, rng: random.Random) -> list[Sentence]:
 _CARELESS = Habits(summary_early=0.15, slip=0.5)
 
 
-def claim(layout: Layout, rng: random.Random) -> Sentence:
-    """A sentence about the picture that is true or false, about as often."""
+def claim(layout: Layout, rng: random.Random) -> SceneSentence:
+    """A sentence about the image that is true or false, about as often."""
     return rng.choice(caption(layout, rng, _CARELESS))
 
 
@@ -120,7 +120,7 @@ def true_text(layout: Layout, rng: random.Random) -> str:
     return text(truthful(layout, rng))
 
 
-def text(sentences: list[Sentence]) -> str:
+def text(sentences: list[SceneSentence]) -> str:
     """The caption's text: sentences joined by single spaces."""
     return " ".join(sentence.text for sentence in sentences)
 

@@ -1,0 +1,73 @@
+"""Captions: a search over the policy, with the scorer that its method needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from actors.batch.rows import FAULT, Row, each, load, table
+from visvm.policy import SharedPrefixPolicy
+from visvm.records import CAPTIONS, Caption, Request
+from visvm.reward import ClipScorer
+from visvm.search import METHODS, SearchConfig, make_search
+from visvm.value import FutureScorer, ValueScorer
+
+CAPTIONED = pa.schema([*CAPTIONS, *pa.schema(FAULT)])
+
+
+class CaptionWriter:
+    """UNITS -> CAPTIONED: one caption a unit, by one method."""
+
+    def __init__(
+        self,
+        policy: dict[str, Any],
+        *,
+        method: str,
+        search: dict[str, Any],
+        scorer: dict[str, Any],
+        seed: int,
+    ) -> None:
+        """Keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``."""
+        self.policy = SharedPrefixPolicy.from_pretrained(**policy)
+        self.search = make_search(method, SearchConfig(**search))
+        self.scorer = load_scorer(method, **scorer)
+        self.seed = seed
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return table(each(load(batch), self._write, stage="caption"), CAPTIONED)
+
+    def _write(self, rows: list[Row]) -> list[Row]:
+        if self.scorer:
+            self.scorer.clear()
+        requests = [Request(row["image"], row["prompt"], self.seed) for row in rows]
+        captions = self.search(self.policy, self.scorer, requests)
+        return [{**row, **_columns(caption)} for row, caption in zip(rows, captions, strict=True)]
+
+
+def load_scorer(
+    method: str, *, reward: dict[str, Any] | None, value: dict[str, Any] | None
+) -> ClipScorer | ValueScorer | FutureScorer | None:
+    """The scorer that ``method`` needs, from the keywords of the ``from_pretrained`` of its models."""
+    needs = METHODS[method].needs
+    prm = ClipScorer.from_pretrained(**reward) if reward else None
+    learned = ValueScorer.from_pretrained(**value) if value else None
+    if needs == "reward+future":
+        assert prm and learned, f"{method} needs a reward and a value model"
+        return FutureScorer(prm, learned)
+    return {"none": None, "reward": prm, "value": learned}[needs]
+
+
+def _columns(caption: Caption) -> Row:
+    return {
+        "content_hash": caption.request.image.content_hash,
+        "method": caption.method,
+        "caption": caption.text,
+        "sentences": caption.sentences,
+        "values": caption.values,
+        "finish_reason": caption.finish_reason,
+        "trace": [step.row() for step in caption.trace],
+        "num_generated_tokens": caption.cost.num_generated_tokens,
+        "num_value_calls": caption.cost.num_value_calls,
+        "seconds": caption.cost.seconds,
+    }

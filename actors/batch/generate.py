@@ -1,0 +1,85 @@
+"""Rollouts: the responses of the policy to each image, and their rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from actors.batch.rows import DATA, FAULT, Row, each, images, load, table
+from visvm.policy import SharedPrefixPolicy
+from visvm.records import ROLLOUTS, Branch, Candidate, Request
+from visvm.reward import ClipScorer
+from visvm.search.scheduler import SearchContext, run_searches
+from visvm.sentences import split_sentences
+
+ROLLED = pa.schema([*ROLLOUTS, *pa.schema(DATA + FAULT)])
+"""A rollout on its way to the rewards, which need the image too."""
+
+REWARDED = pa.schema([*ROLLOUTS, *pa.schema(FAULT)])
+
+
+class Generate:
+    """UNITS -> ROLLED: one response a temperature, all of an image off one image prefix."""
+
+    def __init__(self, policy: dict[str, Any], *, temperatures: Sequence[float], seed: int) -> None:
+        """``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
+        self.policy = SharedPrefixPolicy.from_pretrained(**policy)
+        self.temperatures, self.seed = tuple(temperatures), seed
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return table(each(load(batch), self._respond, stage="generate"), ROLLED)
+
+    def _respond(self, rows: list[Row]) -> list[Row]:
+        requests = [Request(row["image"], row["prompt"], self.seed) for row in rows]
+        responses = run_searches(self.policy, None, requests, self._write)
+        return [
+            {
+                **row,
+                "content_hash": row["image"].content_hash,
+                "responses": [self._response(candidate) for candidate in candidates],
+            }
+            for row, candidates in zip(rows, responses, strict=True)
+        ]
+
+    async def _write(self, context: SearchContext, branch: Branch) -> list[Candidate]:
+        (candidates,) = await context.propose([branch], self.temperatures, whole=True)
+        return candidates
+
+    def _response(self, candidate: Candidate) -> Row:
+        return {
+            "temperature": candidate.temperature,
+            "seed": self.seed,
+            "text": candidate.text,
+            "sentences": split_sentences(candidate.text),
+            "num_tokens": len(candidate.token_ids),
+            "finish_reason": candidate.finish_reason,
+        }
+
+
+class Reward:
+    """ROLLED -> REWARDED: the similarity of every sentence with its image."""
+
+    def __init__(self, reward: dict[str, Any]) -> None:
+        """``reward`` are keywords of ``ClipScorer.from_pretrained``."""
+        self.scorer = ClipScorer.from_pretrained(**reward)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        assert batch.schema.equals(ROLLED), batch.schema
+        return table(each(images(batch.to_pylist()), self._score, stage="reward"), REWARDED)
+
+    def _score(self, rows: list[Row]) -> list[Row]:
+        self.scorer.clear()
+        sentences = [[s for response in row["responses"] for s in response["sentences"]] for row in rows]
+        scores = self.scorer.similarities([row["image"] for row in rows], sentences)
+        return [_rewarded(row, values) for row, values in zip(rows, scores, strict=True)]
+
+
+def _rewarded(row: Row, values: Sequence[float]) -> Row:
+    rewards = iter(values)
+    responses = [
+        {**response, "rewards": [next(rewards) for _ in response["sentences"]]}
+        for response in row["responses"]
+    ]
+    return {**row, "responses": responses}

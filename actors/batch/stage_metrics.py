@@ -1,0 +1,66 @@
+"""What actors have done, as counters that Ray exports to Prometheus; rates are Prometheus's to make.
+
+`rate(ray_visvm_images_total[1m])` are images a second, with the tag `stage`; hits over hits and misses
+of `ray_visvm_prefix_hits_total` say how often an image's encoding was there already.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.util.metrics import Counter
+
+NAMES = {
+    "images": "images (with a prompt) that went through a stage",
+    "tokens": "tokens that the policy kept (responses) or sampled (captions)",
+    "rewards": "sentences that were given a reward",
+    "errors": "images that a stage could not use",
+    "prefix_hits": "look-ups of an image's keys and values in the value model's store that found them",
+    "prefix_misses": "look-ups that had to encode the image",
+}
+
+
+class StageMetrics:
+    """The counters of one stage, in one process."""
+
+    def __init__(self, stage: str) -> None:
+        self._counters = {
+            name: Counter(f"visvm_{name}", description=what, tag_keys=("stage",))
+            for name, what in NAMES.items()
+        }
+        self._tags = {"stage": stage}
+        self._seen = dict.fromkeys(("prefix_hits", "prefix_misses"), 0)
+
+    def add(self, before: pa.Table, after: pa.Table, actor: Any) -> None:
+        """Count what ``actor`` made of a batch."""
+        for name, num in {**counts(before, after), **self._prefixes(actor)}.items():
+            if num:
+                self._counters[name].inc(num, tags=self._tags)
+
+    def _prefixes(self, actor: Any) -> dict[str, int]:
+        """Look-ups since the last batch."""
+        scorer = getattr(actor, "scorer", None)
+        scorer = getattr(scorer, "value", scorer)
+        now = {name: getattr(scorer, name.removeprefix("prefix_"), 0) for name in self._seen}
+        new = {name: now[name] - self._seen[name] for name in now}
+        self._seen = now
+        return new
+
+
+def counts(before: pa.Table, after: pa.Table) -> dict[str, int]:
+    """Images, tokens, rewards and errors that a stage added to a batch."""
+    was_failed, is_failed = (pc.sum(pc.is_valid(batch["error"])).as_py() or 0 for batch in (before, after))
+    found = {"images": after.num_rows - is_failed, "errors": is_failed - was_failed}
+    if "num_generated_tokens" in after.column_names:
+        return {**found, "tokens": pc.sum(after["num_generated_tokens"]).as_py() or 0}
+    if "responses" not in after.column_names:
+        return found
+    if "responses" not in before.column_names:
+        return {**found, "tokens": pc.sum(_of_responses(after, "num_tokens")).as_py() or 0}
+    return {**found, "rewards": pc.sum(pc.list_value_length(_of_responses(after, "rewards"))).as_py() or 0}
+
+
+def _of_responses(batch: pa.Table, field: str) -> pa.ChunkedArray:
+    return pc.struct_field(pc.list_flatten(batch["responses"]), field)

@@ -1,0 +1,100 @@
+"""What stands before the application: keys, places and bodies, checked before anything is parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from contextlib import nullcontext
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from actors.serving.service import ChatService
+from visvm.chat import ChatError
+
+OPEN = ("/", "/healthz", "/metrics", "/openapi.json")  # no key is needed for
+
+
+class AdmissionMiddleware:
+    """ASGI middleware: keys; places for so many chats at a time; bodies bounded in size and time.
+
+    A request that is refused is refused before its body is read.
+    """
+
+    def __init__(self, app: ASGIApp, *, service: ChatService) -> None:
+        self.app, self.service, self.settings = app, service, service.settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+            with self.service.admitted() if scope["method"] == "POST" else nullcontext():
+                body = await self._body(receive)
+                await self.app(scope, _replayed(body, receive), send)
+        except ChatError as error:  # the application answers its own
+            await respond(error)(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self.settings.key_hashes and scope["path"] not in OPEN and not self._has_key(headers):
+            what = "a valid API key is needed (Authorization: Bearer KEY)"
+            raise ChatError(401, what, code="invalid_api_key")
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit():
+            raise ChatError(400, "Content-Length is no number")
+        if int(length[:20]) > self.settings.max_body_bytes:
+            raise self._too_large()
+
+    async def _body(self, receive: Receive) -> bytes:
+        body, has_more = bytearray(), True
+        try:
+            async with asyncio.timeout(self.settings.seconds):
+                while has_more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    has_more = message.get("more_body", False)
+                    if len(body) > self.settings.max_body_bytes:
+                        raise self._too_large()
+        except TimeoutError:
+            raise ChatError(408, f"the request took more than {self.settings.seconds:g} seconds") from None
+        return bytes(body)
+
+    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        given = hash_key(key.strip())
+        # All are compared, so that the time does not tell which was alike.
+        matches = [hmac.compare_digest(given, known) for known in self.settings.key_hashes]
+        return scheme.lower() == b"bearer" and any(matches)
+
+    def _too_large(self) -> ChatError:
+        return ChatError(413, f"a request may have at most {self.settings.max_body_bytes} bytes")
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """What gives the body that was read, and then what comes after it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
+
+
+def hash_key(key: bytes) -> str:
+    """How a key is kept: its SHA-256, in hex."""
+    return hashlib.sha256(key).hexdigest()
+
+
+def respond(error: ChatError) -> JSONResponse:
+    """The response of an error."""
+    headers: dict[str, Any] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(error.body(), status_code=error.status, headers=headers)

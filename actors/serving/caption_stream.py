@@ -1,0 +1,140 @@
+"""The policy in service: many requests' captions at a time, each told as it is written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from actors.serving.remote_scorer import RemoteScorer
+from actors.serving.retry import refusal
+from visvm.chat import CaptionResult, CaptionSpec, ChatError, Event, Step, search_of
+from visvm.images import decode
+from visvm.records import Caption, DecodedImage, Question, Request, TraceStep
+from visvm.search import METHODS
+from visvm.search.draft import SentenceSearch
+from visvm.search.scheduler import SearchTask, ignore
+from visvm.search.scheduler_thread import EngineFailed, SchedulerThread
+
+if TYPE_CHECKING:
+    from visvm.policy import SharedPrefixPolicy
+
+
+class Captioner:
+    """Writes the captions of orders over one policy; ``scorers`` by what a method needs."""
+
+    def __init__(
+        self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer], *, max_pixels: int
+    ) -> None:
+        self.policy, self.scorers, self.max_pixels = policy, scorers, max_pixels
+        self.engine_thread = SchedulerThread(policy)
+
+    async def write(self, spec: CaptionSpec, data: bytes, *, follow: bool) -> AsyncIterator[Event]:
+        """Each caption of an order once it is written; to ``follow``, each sentence as it is chosen too.
+
+        An image or search that fails ends in a ``ChatError``. Closed early, all its rows are free.
+
+        Raises:
+            EngineFailed: another replica has to do it.
+        """
+        try:
+            image = await asyncio.to_thread(self._decode, data)
+        except ValueError as error:
+            yield ChatError(400, str(error), param="messages", code="invalid_image")
+            return
+        stream = CaptionStream(spec, data, self, image=image, follow=follow)
+        try:
+            async for event in stream.events():
+                yield event
+        finally:
+            stream.give_up()
+
+    def usage(self) -> dict[str, int]:
+        """What is in use now: rows, those that wait for one, images, and captions in flight."""
+        decoder, scheduler = self.policy.decoder, self.engine_thread.scheduler
+        return {
+            "rows": len(decoder.live),
+            "rows_waiting": len(decoder.waiting),
+            "images": self.policy.engine.images.num_used,
+            "captions": len(scheduler.tasks),
+            "captions_waiting": len(scheduler.queue),
+        }
+
+    def _decode(self, data: bytes) -> DecodedImage:
+        return decode(data, id="image", uri="the image", max_pixels=self.max_pixels)
+
+
+class CaptionStream:
+    """The captions of one request: search tasks, and their way from the engine thread to the event loop."""
+
+    def __init__(
+        self, spec: CaptionSpec, data: bytes, captioner: Captioner, *, image: DecodedImage, follow: bool
+    ) -> None:
+        self.spec, self.data, self.follow, self.engine_thread = spec, data, follow, captioner.engine_thread
+        self.scorer = captioner.scorers.get(METHODS[spec.method].needs)
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self.scoring: set[asyncio.Task[None]] = set()
+        self.started = time.perf_counter()
+        search: Any = search_of(spec)
+        self.tasks = [
+            self._task(i, Request(image, spec.prompt, seed, spec.max_tokens), search)
+            for i, seed in enumerate(spec.seeds)
+        ]
+
+    def _task(self, index: int, request: Request, search: SentenceSearch) -> SearchTask[Caption]:
+        def on_step(text: str, step: TraceStep | None) -> None:
+            self._post(Step(index, text, step.row() if step and self.spec.trace else None))
+
+        def on_done(task: SearchTask[Caption]) -> None:
+            self._post(self._outcome(index, task))
+
+        return SearchTask(request, search.write, self._ask, on_done, on_step if self.follow else ignore)
+
+    def _outcome(self, index: int, task: SearchTask[Caption]) -> Event | Exception:
+        if task.result is None:
+            assert task.error is not None
+            # Its frames hold the branch, and with it the image's place.
+            return task.error.with_traceback(None)
+        task.result.cost.seconds = time.perf_counter() - self.started
+        return CaptionResult.of(index, task.result, trace=self.spec.trace)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens, until all captions are there or one has failed."""
+        for task in self.tasks:
+            self.engine_thread.add(task)
+        num_left = len(self.tasks)
+        while num_left:
+            event = await self.queue.get()
+            if isinstance(event, EngineFailed):
+                raise event
+            yield event if not isinstance(event, Exception) else refusal(event)
+            num_left -= isinstance(event, CaptionResult)
+            if isinstance(event, Exception):
+                return
+
+    def give_up(self) -> None:
+        """Free all that is still in use."""
+        for task in self.tasks:
+            self.engine_thread.cancel(task)
+        for scoring in self.scoring:
+            scoring.cancel()
+
+    def _post(self, event: Event | Exception) -> None:
+        self.loop.call_soon_threadsafe(self.queue.put_nowait, event)
+
+    def _ask(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
+        self.loop.call_soon_threadsafe(self._send, task, questions)
+
+    def _send(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
+        scoring = self.loop.create_task(self._score(task, questions))
+        self.scoring.add(scoring)
+        scoring.add_done_callback(self.scoring.discard)
+
+    async def _score(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
+        assert self.scorer is not None, "this search needs a scorer"
+        try:
+            self.engine_thread.answer(task, await self.scorer.score(questions, self.data))
+        except Exception as error:
+            self.engine_thread.fail(task, error)

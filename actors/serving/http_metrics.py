@@ -1,0 +1,79 @@
+"""What /metrics tells, in Prometheus's format: of requests, never of what is in them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from visvm.chat import CaptionResult
+
+CLIENT_LEFT = 499  # nginx's number for it
+COUNTED = "/v1/chat/completions"
+BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
+
+
+class HttpMetrics:
+    """One replica's counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = self._counter(
+            "requests", "Chat requests by HTTP status; 499: the client left.", ["status"]
+        )
+        self.captions = self._counter("captions", "Captions written, by method.", ["method"])
+        self.sentences = self._counter("sentences", "Sentences of those captions.", ["method"])
+        self.tokens = self._counter("generated_tokens", "Tokens sampled for them.", ["method"])
+        self.value_calls = self._counter("value_calls", "Sentences scored for them.", ["method"])
+        self.in_flight = Gauge(
+            "visvm_requests_in_flight", "Chat requests being served.", registry=self.registry
+        )
+        self.seconds = Histogram(
+            "visvm_request_seconds",
+            "Seconds from a chat request to the end of its response.",
+            registry=self.registry,
+            buckets=BUCKETS,
+        )
+
+    def _counter(self, name: str, what: str, labels: Sequence[str]) -> Counter:
+        return Counter(f"visvm_{name}", what, labels, registry=self.registry)
+
+    def add(self, caption: CaptionResult) -> None:
+        """Count a caption."""
+        method = caption.method
+        self.captions.labels(method).inc()
+        self.sentences.labels(method).inc(len(caption.sentences))
+        self.tokens.labels(method).inc(caption.cost["num_generated_tokens"])
+        self.value_calls.labels(method).inc(caption.cost["num_value_calls"])
+
+    def text(self) -> bytes:
+        """The exposition."""
+        return generate_latest(self.registry)
+
+
+class MetricsMiddleware:
+    """ASGI middleware: counts chat requests by how they ended, and their seconds."""
+
+    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and count it."""
+        if scope["type"] != "http" or scope["path"] != COUNTED:
+            await self.app(scope, receive, send)
+            return
+        status, started, is_done = CLIENT_LEFT, time.perf_counter(), False
+
+        async def watch(message: Message) -> None:
+            nonlocal status, is_done
+            status = message.get("status", status)
+            is_done = message["type"] == "http.response.body" and not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            self.metrics.requests.labels(status if is_done else CLIENT_LEFT).inc()
+            self.metrics.seconds.observe(time.perf_counter() - started)

@@ -1,0 +1,132 @@
+"""Chat requests, from the body to the events of their captions: admitted, fetched, written, and retried."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from actors.serving.http_metrics import HttpMetrics
+from actors.serving.retry import LOST, RETRY_AFTER, is_lost, refusal
+from visvm.chat import CaptionResult, CaptionSpec, ChatError, ChatLimits, ChatRequest, Event, Step, read_spec
+from visvm.fetch import FetchError, Limits, fetch
+
+Answer = TypeVar("Answer")
+WAITS = (0.2, 2.0, 10.0)  # seconds between tries; a request that kills what it meets ends with the fourth
+Write = Callable[[CaptionSpec, bytes, bool], AsyncIterator[Event]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an ingress needs to know. ``max_requests`` are served or wait at a time, each for ``seconds``."""
+
+    methods: tuple[str, ...]
+    limits: ChatLimits
+    fetch: Limits
+    max_requests: int
+    seconds: float
+    max_body_bytes: int
+    key_hashes: tuple[str, ...] = ()
+
+
+@dataclass
+class ChatService:
+    """Serves chat requests by ``write(order, data, follow)``, which may fail and is then asked again."""
+
+    write: Write
+    settings: Settings
+    metrics: HttpMetrics = field(default_factory=HttpMetrics)
+    num_requests: int = 0
+    waits: tuple[float, ...] = WAITS
+    is_open: bool = True
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """A place among those served.
+
+        Raises:
+            ChatError: 503, all places are taken, or the service is being ended.
+        """
+        if not self.is_open:
+            raise ChatError(503, "this server is being stopped", retry_after=RETRY_AFTER, code="stopping")
+        if self.num_requests >= self.settings.max_requests:
+            raise ChatError(
+                503, "too many requests at the moment", retry_after=RETRY_AFTER, code="overloaded"
+            )
+        self.num_requests += 1
+        self.metrics.in_flight.set(self.num_requests)
+        try:
+            yield
+        finally:
+            self.num_requests -= 1
+            self.metrics.in_flight.set(self.num_requests)
+
+    async def drain(self) -> None:
+        """Take no more requests, and wait for those that were taken."""
+        self.is_open = False
+        while self.num_requests:
+            await asyncio.sleep(0.1)
+
+    def read(self, request: ChatRequest) -> CaptionSpec:
+        """What a request asks for; ``ChatError`` if that is not served."""
+        return read_spec(request, self.settings.limits, self.settings.methods)
+
+    async def events(self, spec: CaptionSpec, *, follow: bool) -> AsyncGenerator[Step | CaptionResult, None]:
+        """The captions of an order; to ``follow``, each sentence too.
+
+        Raises:
+            ChatError: whatever went wrong, with its status.
+        """
+        deadline = asyncio.get_running_loop().time() + self.settings.seconds
+        try:
+            data = await _in_time(fetch(spec.url, self.settings.fetch), deadline)
+            async with aclosing(self._persistently(spec, data, follow)) as events:
+                # The task that reads may change from event to event, so each has a timer of its own.
+                while event := await _in_time(anext(events, None), deadline):
+                    if isinstance(event, CaptionResult):
+                        self.metrics.add(event)
+                    yield event
+        except FetchError as error:
+            raise ChatError(error.status, str(error), param="messages", code="invalid_image") from None
+        except TimeoutError:
+            what = f"not done within {self.settings.seconds:g} seconds"
+            raise ChatError(504, what, code="deadline_exceeded") from None
+
+    async def _persistently(
+        self, spec: CaptionSpec, data: bytes, follow: bool
+    ) -> AsyncGenerator[Step | CaptionResult, None]:
+        """If a replica is lost, another one writes the same, and what was told is skipped."""
+        told: dict[int, list[str]] = defaultdict(list)
+        for wait in (*self.waits, None):
+            seen: dict[int, int] = defaultdict(int)
+            try:
+                async for event in self.write(spec, data, follow):
+                    if isinstance(event, ChatError):
+                        raise event
+                    if _is_new(event, told[event.index], seen):
+                        yield event
+                return
+            except LOST as error:
+                if wait is None or not is_lost(error):
+                    raise refusal(error) from None
+            await asyncio.sleep(wait or 0)
+
+
+async def _in_time(answer: Awaitable[Answer], deadline: float) -> Answer:
+    async with asyncio.timeout_at(deadline):
+        return await answer
+
+
+def _is_new(event: Step | CaptionResult, told: list[str], seen: dict[int, int]) -> bool:
+    """Whether the event goes beyond what was told of its caption, which it must repeat."""
+    place = seen[event.index]
+    seen[event.index] += 1
+    if place == len(told):
+        told.append(event.text)
+        return True
+    if told[place] != event.text:
+        raise ChatError(503, "a caption was interrupted and cannot be taken up", retry_after=RETRY_AFTER)
+    return False

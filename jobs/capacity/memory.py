@@ -1,0 +1,157 @@
+"""What actors and training workers keep in memory, by formula: in bytes, from configurations alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig
+
+from jobs.inputs.models import check_policy
+from visvm.benchmark.sizes import SIZES, configuration
+from visvm.engine.engine import PREFILL_BATCH
+from visvm.families.size import ModelSize, model_size
+from visvm.reward import parse_name
+from visvm.storage import mirror
+from visvm.value import check_value_model
+
+MIB = 2**20
+ROUND = 64  # tokens; buffers grow by so many
+PROMPT_TOKENS = 64  # of the chat template and the prompt, at most
+RESPONSE_TOKENS = 200  # 8.2 sentences of 25 tokens
+VALUE_CACHE_MB = 4096  # ValueScorer's own default
+UNKNOWN_CLIP = 880_000_000  # parameters, where open_clip does not know the architecture: SigLIP so400m's
+SECOND_GPU = "cuda:1"  # where the value model goes if its actor has two
+# Sizes of published models that need no look at the hub.
+KNOWN = {"llava-hf/llava-v1.6-mistral-7b-hf": "7b", "Qwen/Qwen2-VL-7B-Instruct": "7b-qwen2-vl"}
+
+
+@cache
+def size_of(name: str) -> ModelSize:
+    """The size of a policy or a value model by its name, as a job's config gives it.
+
+    Raises:
+        ValueError: it cannot be found, or is of no supported family.
+    """
+    if name in KNOWN:
+        return model_size(configuration(SIZES[KNOWN[name]]))
+    name = mirror.settings(name)
+    if (Path(name) / "config.json").is_file() and _is_value(Path(name)):
+        return model_size(check_value_model(name).base_config)
+    return model_size(AutoConfig.from_pretrained(check_policy(name)))
+
+
+@cache
+def clip_parameters(name: str) -> int:
+    """Parameters of a reward model, counted on the meta device."""
+    from open_clip import get_model_config
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    name = mirror.settings(name)
+    architecture, _ = parse_name(name)
+    config = get_model_config(architecture)
+    if architecture.startswith("local-dir:"):
+        config = json.loads((Path(name) / "open_clip_config.json").read_text())["model_cfg"]
+    if config is None:
+        return UNKNOWN_CLIP
+    kind = CustomTextCLIP if config.pop("custom_text", False) else CLIP
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in kind(**config).parameters())
+
+
+def actor_bytes(arguments: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What an actor keeps, part by part, by the keywords of its class: those of its models' loaders.
+
+    One dictionary for each device; a value model on "cuda:1" is on the second.
+    """
+    models = {**arguments, **arguments.get("scorer", {})}
+    parts: list[dict[str, float]] = [{}]
+    if policy := models.get("policy"):
+        parts[0] |= _policy(size_of(policy["name"]), policy)
+    if reward := models.get("reward"):
+        parts[0]["reward weights"] = clip_parameters(reward["name"]) * _itemsize(reward)
+    if value := models.get("value"):
+        if value["device"] == SECOND_GPU:
+            parts.append({})
+        parts[-1] |= _value(size_of(value["name"]), value)
+    return parts
+
+
+def worker_bytes(config: Any) -> dict[str, float]:
+    """What a training worker keeps, part by part, by the config of train-value or finetune.
+
+    Weights, gradients and Adam's two moments are float32, 16 bytes a parameter; ZeRO stage 3 cuts all of
+    it over the workers, stage 2 and 1 the moments (and gradients), no DeepSpeed nothing.
+    """
+    size, num = size_of(config.policy), config.num_workers
+    cut = {0: 0, 1: 8, 2: 12, 3: 16}[_stage(config.deepspeed)]
+    state = size.num_parameters * (16 - cut + cut / num)
+    tokens = config.micro_batch_size * training_tokens(config, size)
+    return {"weights and optimiser": state, "activations": _activations(size, tokens, config)}
+
+
+def training_tokens(config: Any, size: ModelSize) -> int:
+    """Tokens an image (train-value: all its responses) or a caption (finetune) takes in training."""
+    texts = 5 * RESPONSE_TOKENS if hasattr(config, "rollouts") else RESPONSE_TOKENS + PROMPT_TOKENS
+    return size.image_tokens + texts
+
+
+def _policy(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
+    item = _itemsize(options)
+    images = options["max_images"] * size.image_tokens
+    rows = options["max_rows"] * _rounded(PROMPT_TOKENS + options["max_new_tokens"])
+    kept = (images + rows) * size.token_values * item
+    if options["cache_mb"] is not None:
+        kept = min(kept, options["cache_mb"] * MIB)
+    return {
+        "policy weights": size.num_parameters * item,
+        "images and rows": kept,
+        "prefill": _pass(size, min(PREFILL_BATCH, options["max_images"]) * size.image_tokens) * item,
+    }
+
+
+def _value(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
+    """Its prefill is counted on a GPU of its own; else policy and value model take turns."""
+    item = _itemsize(options)
+    alone = _pass(size, min(PREFILL_BATCH, options["max_images"]) * size.image_tokens) * item
+    kept = options["max_images"] * size.image_tokens * size.token_values * item
+    return {
+        "value weights": size.num_parameters * item,
+        "value images": min(kept, options.get("cache_mb", VALUE_CACHE_MB) * MIB),
+        **({"value prefill": alone} if options["device"] == SECOND_GPU else {}),
+    }
+
+
+def _pass(size: ModelSize, tokens: int) -> int:
+    """Numbers alive in one layer's forward pass: its MLP's three products, and eight of hidden size."""
+    return tokens * (3 * size.intermediate + 8 * size.hidden)
+
+
+def _activations(size: ModelSize, tokens: int, config: Any) -> float:
+    item = 2 if config.bf16 else 4
+    layer = _pass(size, tokens) * item
+    kept = size.num_layers * tokens * size.hidden * item if config.gradient_checkpointing else 0
+    logits = 0 if hasattr(config, "rollouts") else 10 * tokens * size.vocabulary
+    return logits + (kept + layer if config.gradient_checkpointing else size.num_layers * layer)
+
+
+def _stage(deepspeed: Any) -> int:
+    from visvm.training.sft import read_deepspeed
+
+    return ((read_deepspeed(deepspeed) or {}).get("zero_optimization") or {}).get("stage", 0)
+
+
+def _is_value(folder: Path) -> bool:
+    return json.loads((folder / "config.json").read_text()).get("model_type") == "vision_value"
+
+
+def _itemsize(options: Mapping[str, Any]) -> int:
+    return getattr(torch, options.get("dtype", "float32")).itemsize
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // ROUND) * ROUND

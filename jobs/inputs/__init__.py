@@ -1,0 +1,1 @@
+"""What a job is given: images, models, and paths that every node must see."""

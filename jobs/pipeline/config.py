@@ -1,0 +1,83 @@
+"""The configuration of every job that takes images through a policy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs.inputs.shared_paths import SharedPaths
+from jobs.runner.part_files import FILE_SECONDS
+
+
+class PipelineConfig(SharedPaths):
+    """The fields of every job that takes images through a policy."""
+
+    OPERATIONAL = SharedPaths.OPERATIONAL | {
+        *("min_actors", "max_actors", "num_gpus", "max_error_share", "commit_seconds"),
+    }
+
+    images: str = Field(description="folder of images, parquet file or COCO annotation .json")
+    out: str = Field(description="run folder")
+    image_root: str | None = Field(None, description="folder of a COCO json's images (else found beside it)")
+    sample: int | None = Field(None, ge=1, description="use so many of the images, drawn by --seed")
+    shard: str = Field(
+        "0/1",
+        pattern=r"^\d+/[1-9]\d*$",
+        description="I/N: the I-th of N equal parts of the images, by their ids; a job each",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
+    prompts: str = Field("one", description='"one" drawn for each image, "all" nine, or a prompt itself')
+    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
+    reward: str = Field(
+        "auto",
+        description='"auto" (the one the paper pairs with the policy), "world", local directory, hub id or'
+        " ARCHITECTURE/WEIGHTS of open_clip",
+    )
+    max_new_tokens: int = Field(512, ge=1, description="tokens a caption at most")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
+    )
+    batch_size: int = Field(64, ge=1, description="images an actor takes at a time")
+    max_images: int = Field(64, ge=1, description="images an actor has in flight")
+    max_rows: int = Field(192, ge=1, description="candidates an actor writes at a time")
+    cache_mb: int | None = Field(
+        None, ge=1, description="MiB for the keys and values of both; what has no room waits"
+    )
+    min_actors: int = Field(1, ge=1, description="policy actors at first")
+    max_actors: int = Field(1, ge=1, description="policy actors at most")
+    num_gpus: float = Field(0.8, gt=0, description="GPUs of a policy actor, if the device is a GPU")
+    patience: float = Field(
+        3600, gt=0, description="seconds without any batch done after which the job fails"
+    )
+    max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of unusable images")
+    commit_seconds: float = Field(FILE_SECONDS, ge=0, description="rows wait so long for their file at most")
+
+    @field_validator("prompts")
+    @classmethod
+    def _is_prompt(cls, value: str) -> str:
+        if value not in ("one", "all") and " " not in value.strip():
+            raise ValueError('expected "one", "all" or the text of a prompt')
+        return value
+
+    @model_validator(mode="after")
+    def _is_range(self) -> Self:
+        if self.min_actors > self.max_actors:
+            raise ValueError(f"min_actors = {self.min_actors} is more than max_actors = {self.max_actors}")
+        return self
+
+    @field_validator("shard")
+    @classmethod
+    def _is_part(cls, value: str) -> str:
+        part, num = map(int, value.split("/"))
+        if part >= num:
+            raise ValueError(f"expected I/N with I from 0 to N - 1 = {num - 1}")
+        return value
+
+    @property
+    def policy_options(self) -> dict[str, Any]:
+        """How the policy samples, and how much it does at a time."""
+        names = ("max_new_tokens", "top_p", "max_images", "max_rows", "cache_mb")
+        return {name: getattr(self, name) for name in names}

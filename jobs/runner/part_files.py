@@ -1,0 +1,67 @@
+"""Folders of parquet files of one schema, each file written in one step and never changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from visvm import storage
+
+FILE_BYTES = 64 * 2**20  # in memory: 100 million rollouts of 5 KB are eight thousand files
+FILE_SECONDS = 30.0
+
+
+def read_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a folder of parquet files, file by file."""
+    for part in parts(folder):
+        yield from storage.read_table(part).to_pylist()
+
+
+def parts(folder: str | Path) -> list[str]:
+    """The files of a folder, in the order they were written."""
+    return [storage.join(str(folder), name) for name in storage.names(str(folder), "part-*.parquet")]
+
+
+class PartFiles:
+    """A folder of parquet files of one schema: rows gather and go to the next file in one step.
+
+    A file is written once FILE_BYTES have gathered, or at the first rows ``seconds`` after the last one.
+    Its name must be new. So the files are a log: of two that write it, one fails at its next file, and
+    no row is there twice.
+    """
+
+    def __init__(self, folder: str | Path, schema: pa.Schema, *, seconds: float = FILE_SECONDS) -> None:
+        self.folder, self.schema, self.seconds = str(folder), schema, seconds
+        self._pending = schema.empty_table()
+        self._next = len(parts(folder))
+        self._written = time.monotonic()
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of everything written."""
+        written = [storage.read_table(part, columns=[name]) for part in parts(self.folder)]
+        return pa.concat_tables([self.schema.empty_table().select([name]), *written])[name]
+
+    def add(self, rows: pa.Table) -> None:
+        """Take rows of exactly the schema; write what has gathered if it is enough, or time."""
+        assert rows.schema.equals(self.schema), f"{rows.schema} is not {self.schema}"
+        self._pending = pa.concat_tables([self._pending, rows])
+        waited = time.monotonic() - self._written
+        if self._pending.nbytes >= FILE_BYTES or waited >= self.seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait.
+
+        Raises:
+            FileExistsError: somebody else has written this file.
+        """
+        if self._pending.num_rows:
+            name = f"part-{self._next:05d}.parquet"
+            storage.write_table(storage.join(self.folder, name), self._pending, new=True)
+            self._pending = self.schema.empty_table()
+            self._next += 1
+        self._written = time.monotonic()

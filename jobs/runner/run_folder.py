@@ -1,0 +1,130 @@
+"""A job's output folder: locked while in use, complete once its manifest is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import yaml
+
+from jobs.runner.lock import Lock, acquire
+from visvm import storage
+from visvm.config import Config
+
+MANIFEST = "manifest.json"
+NOT_LISTED = {".lock", "checkpoints", "tensorboard", MANIFEST}
+
+
+class RunFolder:
+    """The folder ``config.out`` as a context: config.yaml at entry, metrics and manifest at the end.
+
+    Raises:
+        ValueError: the folder is in use, or was written with another config.
+        RuntimeError: another run has taken the folder meanwhile.
+    """
+
+    def __init__(self, path: str | None, config: Config) -> None:
+        self.path = path
+        self.config = config
+        self._lock: Lock | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> RunFolder:
+        """The run folder of a config; a config without ``out`` gets none, and every step is a no-op."""
+        out = getattr(config, "out", None)
+        return cls(storage.absolute(out) if out is not None else None, config)
+
+    @property
+    def complete(self) -> bool:
+        """Whether an earlier run with this config finished here."""
+        return self.path is not None and is_complete(self.path)
+
+    def __enter__(self) -> RunFolder:
+        if self.path is not None:
+            self._lock = acquire(self.path)
+            try:
+                self._check_config(self.path)
+            except BaseException:
+                self._lock.release()
+                raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path is None or self._lock is None:
+            return
+        if isinstance(error, ValueError):
+            self._forget(self.path)
+        self._lock.release()
+        self._check_lock()
+
+    def finish(self, metrics: dict[str, Any]) -> None:
+        """Write metrics.json, then the manifest that marks the folder complete and lists its files."""
+        if self.path is None:
+            return
+        self._check_lock()
+        write_json(storage.join(self.path, "metrics.json"), metrics)
+        manifest = {"config_sha256": _digest(self.config), "files": _files(self.path), "complete": True}
+        write_json(storage.join(self.path, MANIFEST), manifest)
+
+    def _check_lock(self) -> None:
+        if self._lock is not None and self._lock.lost:
+            raise RuntimeError(f"the run lost its output folder: {self._lock.lost}")
+
+    def _forget(self, path: str) -> None:
+        """Leave a refused config's folder as if unused, unless something was written there already."""
+        if {file.name for file in storage.walk(path)} == {".lock", "config.yaml"}:
+            storage.delete(storage.join(path, "config.yaml"))
+
+    def _check_config(self, path: str) -> None:
+        saved = storage.join(path, "config.yaml")
+        config = self.config.model_dump(mode="json")
+        if storage.exists(saved):
+            other = yaml.safe_load(storage.read(saved))
+            if self._essential(other) != self._essential(config):
+                raise ValueError(
+                    f"{path} was written with another config (see {saved}); choose another --out"
+                )
+        storage.write(saved, yaml.safe_dump(config, sort_keys=False))
+
+    def _essential(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the results follow from."""
+        return {key: value for key, value in config.items() if key not in self.config.OPERATIONAL}
+
+
+def is_complete(path: str) -> bool:
+    """Whether the job that writes to ``path`` has finished."""
+    return storage.exists(storage.join(path, MANIFEST))
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write JSON in one step: readers see the old file or the new one, never a part."""
+    storage.write(str(path), json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: str) -> Any:
+    """What ``write_json`` wrote."""
+    return json.loads(storage.read(path))
+
+
+def _files(path: str) -> dict[str, dict[str, int]]:
+    """Every file of the results by its name, with its bytes and, of a table, its rows."""
+    found = [file for file in storage.walk(path) if NOT_LISTED.isdisjoint(file.name.split("/"))]
+    tables = [file.name for file in found if file.name.endswith(".parquet")]
+    with ThreadPoolExecutor(16) as pool:
+        rows = pool.map(lambda name: storage.parquet(storage.join(path, name)).metadata.num_rows, tables)
+        num_rows = dict(zip(tables, rows, strict=True))
+    return {
+        file.name: {"bytes": file.size} | ({"rows": num_rows[file.name]} if file.name in num_rows else {})
+        for file in sorted(found)
+    }
+
+
+def _digest(config: Config) -> str:
+    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""Start Ray on this machine, or attach to the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from jobs.capacity import cluster_spec
+from jobs.capacity.cluster_spec import Cluster
+from jobs.inputs.shared_paths import check_shared_paths
+from jobs.runner import logs
+from visvm.config import Config
+
+ROOT = Path(__file__).parents[2]
+NUM_ATTEMPTS = 3
+logger = logging.getLogger(__name__)
+
+
+def start(config: Config | None = None, *, num_cpus: int | None = None) -> None:
+    """Connect this process to Ray, once; a local cluster dies with the process.
+
+    Raises:
+        ValueError: the nodes of the cluster do not all see the places of the job's config.
+    """
+    if not ray.is_initialized():
+        _connect(num_cpus)
+        if logs.is_json():
+            logs.setup()  # once more: Ray has put its own handler into this process too
+    if config is not None:
+        check_shared_paths(config, num_nodes=sum(node["Alive"] for node in ray.nodes()))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # jobs report themselves, which also reads well in a log file
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of actors that take long to load
+
+
+def loading(device: str, dtype: str, cluster: Cluster | None = None) -> dict[str, str]:
+    """The device and dtype to load models with; "auto" is a GPU and bfloat16 where the cluster has one.
+
+    The cluster is the running one, for None.
+
+    Raises:
+        ValueError: "cuda" on a cluster without a GPU.
+    """
+    num_gpus = (cluster or cluster_spec.running()).num_gpus
+    if device == "cuda" and not num_gpus:
+        raise ValueError("device = 'cuda', but this Ray cluster has no GPU; use --device cpu or auto")
+    if device == "auto":
+        device = "cuda" if num_gpus else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    return {"device": device, "dtype": dtype}
+
+
+def _connect(num_cpus: int | None) -> None:
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **_logging())
+        return
+    prepare()
+    for attempt in range(NUM_ATTEMPTS):
+        try:
+            _start_local(num_cpus or cluster_spec.logical_cpus())
+            return
+        except Exception:  # Ray raises no narrower type when it does not come up within 30 seconds
+            if attempt == NUM_ATTEMPTS - 1:
+                raise
+            logger.warning("Ray did not start in time; is this machine busy? Trying again")
+
+
+def prepare() -> None:
+    """Set what the processes of a Ray on this machine read when they start."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Without this, Ray makes a token file in the home directory and asks for it everywhere.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
+    # The raylet gives up on its agents, and dies, after some 15 s: too few on a busy machine.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    _export_path()
+
+
+def _start_local(num_cpus: int) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        **_logging(),
+    )
+
+
+def _logging() -> dict[str, Any]:
+    """With VISVM_LOG=json, the logs of actors and tasks are JSON too, with the ids of job, node and actor."""
+    return {"logging_config": ray.LoggingConfig(encoding="JSON")} if logs.is_json() else {}
+
+
+def _export_path() -> None:
+    """Let workers import visvm, actors and jobs from this checkout, whatever the working directory."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)

@@ -1,0 +1,141 @@
+"""What the endpoint serves, what a request may ask, and how each part scales."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from actors.serving.admission import hash_key
+from jobs.inputs.models import check_policy, check_reward, check_value, default_value, resolve
+from visvm.chat import ChatLimits
+from visvm.config import Config, ConfigT
+from visvm.fetch import Limits
+from visvm.value import check_value_model
+
+KEYS = "VISVM_API_KEYS"
+
+
+class Scale(Config):
+    """How many replicas a deployment has, and what each takes."""
+
+    min_replicas: int = Field(1, ge=0, description="replicas at least; 0: none while there are no requests")
+    max_replicas: int = Field(1, ge=1, description="replicas at most")
+    target_ongoing_requests: float = Field(8, gt=0, description="more a replica, and one is added")
+    upscale_delay_s: float = Field(10, ge=0, description="seconds of more than that, before one is added")
+    downscale_delay_s: float = Field(300, ge=0, description="seconds of less than that, before one goes")
+    num_cpus: float = Field(0.5, ge=0, description="logical CPUs of a replica; its threads, if 1 or more")
+    num_gpus: float = Field(0.3, gt=0, description="GPUs of a replica, if the device is a GPU")
+
+    @model_validator(mode="after")
+    def _is_range(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(f"min_replicas = {self.min_replicas} is more than {self.max_replicas}")
+        return self
+
+
+def _defaults(section: type[ConfigT], **fields: Any) -> Callable[[], ConfigT]:
+    return lambda: section.model_validate(fields)
+
+
+class ServeConfig(Config):
+    """Configuration of serve: the models, what a request may ask, and how each part scales."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all (visvm serve only)")
+    port: int = Field(8000, ge=1, lt=65536, description="port to listen on (visvm serve only)")
+    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
+    value: str | None = Field(
+        None,
+        description="directory or hub id of a value model (default: the world's, with its policy)",
+    )
+    reward: str = Field(
+        "auto",
+        description='"none", "auto" (what fits the policy), local directory, hub id or ARCHITECTURE/WEIGHTS',
+    )
+    centre: float | None = Field(
+        None, description="reward at which a sentence is worth nothing, for the value model"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of all models")
+    top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
+    max_images: int = Field(64, ge=1, description="captions that a policy replica has in flight")
+    max_rows: int = Field(192, ge=1, description="candidates that a policy replica writes at a time")
+    cache_mb: int | None = Field(None, ge=1, description="MiB for the keys and values of both")
+    value_cache_mb: int = Field(4096, ge=1, description="MiB for the images of a value replica")
+    max_pixels: int = Field(32 * 2**20, ge=1, description="pixels of an image")
+    limits: ChatLimits = Field(
+        default_factory=_defaults(ChatLimits), description="what one request may ask for"
+    )
+    fetch: Limits = Field(
+        default_factory=_defaults(Limits),
+        description="where images may come from, and how large they may be",
+    )
+    max_requests: int = Field(
+        128, ge=1, description="requests an ingress serves or lets wait; others get a 503"
+    )
+    seconds: float = Field(120, gt=0, description="deadline of a request")
+    patience: float = Field(
+        60, gt=0, description="seconds for one turn of the engine, before it counts as stuck"
+    )
+    api_keys: str | None = Field(None, description=f"file of API keys, one a line; or set {KEYS}=KEY,KEY")
+    ingress_replicas: int = Field(1, ge=1, description="processes that speak HTTP")
+    ingress_cpus: float = Field(0.25, ge=0, description="logical CPUs of each")
+    policy_scale: Scale = Field(
+        default_factory=_defaults(Scale, num_cpus=1, num_gpus=0.5), description="replicas of the policy"
+    )
+    value_scale: Scale = Field(default_factory=_defaults(Scale), description="replicas of the value model")
+    reward_scale: Scale = Field(
+        default_factory=_defaults(Scale, num_gpus=0.2), description="replicas of the reward"
+    )
+
+
+@dataclass(frozen=True)
+class Models:
+    """Resolved names; None for what is not served."""
+
+    policy: str
+    reward: str | None
+    value: str | None
+    predict: str | None
+
+
+def find_models(config: ServeConfig) -> Models:
+    """Look that all models are there and fit each other; nothing is loaded.
+
+    Raises:
+        ValueError: one cannot be found, or does not fit.
+    """
+    policy = check_policy(config.policy)
+    reward = None if config.reward == "none" else check_reward(config.reward, policy=config.policy)
+    value = config.value or default_value(policy)
+    if value is None:
+        return Models(policy, reward, None, None)
+    predict = check_value_model(resolve(value, "value")).predict
+    if predict == "future" and reward is None:
+        raise ValueError(
+            "reward = 'none': this value model predicts what follows, and needs a reward beside it"
+        )
+    return Models(policy, reward, check_value(value, policy=policy, predict=predict), predict)
+
+
+def read_keys(path: str | None) -> tuple[str, ...]:
+    """The hashes of the API keys in a file or, without one, in the environment; none: no key is asked for.
+
+    Raises:
+        ValueError: the file cannot be read or holds no key.
+    """
+    if path is None:
+        keys = os.environ.get(KEYS, "").split(",")
+    else:
+        try:
+            keys = Path(path).read_text().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"api_keys = {path!r}: cannot be read ({type(error).__name__})") from None
+    hashes = tuple(hash_key(key.strip().encode()) for key in keys if key.strip())
+    if path is not None and not hashes:
+        raise ValueError(f"api_keys = {path!r}: holds no key")
+    return hashes

@@ -1,0 +1,121 @@
+"""Ray Train, as the training jobs use it: workers, room for them, checkpoints, progress."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from jobs.capacity.cluster_spec import Cluster
+from jobs.capacity.memory import worker_bytes
+from jobs.capacity.preflight import Demand, check
+from jobs.runtime import ray_setup
+from jobs.runtime.curve_follower import following_curve
+from visvm import storage
+from visvm.config import Config
+
+logger = logging.getLogger(__name__)
+Train = Callable[[dict[str, Any]], dict[str, Any]]
+CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
+
+
+class WorkersConfig(Config):
+    """The fields of every job that trains."""
+
+    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
+    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few when machines are lost (default: all); not with DeepSpeed"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="how often training goes on from its last checkpoint after a worker has died"
+    )
+    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
+
+    @model_validator(mode="after")
+    def _is_elastic(self) -> WorkersConfig:
+        least, most = self.least_workers, self.num_workers
+        if least > most:
+            raise ValueError(f"min_workers = {least} is more than num_workers = {most}")
+        if least < most and getattr(self, "deepspeed", None) is not None:
+            raise ValueError("min_workers: a DeepSpeed checkpoint fits one number of workers; leave it out")
+        return self
+
+    @property
+    def least_workers(self) -> int:
+        """As few as training goes on with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
+
+
+def fit(train: Train, config: Any, **options: Any) -> dict[str, Any]:
+    """Run ``train`` on ``config.num_workers`` workers; what it returns on rank 0.
+
+    Checkpoints go to OUT/checkpoints. If a worker dies, all start again from the last one, up to
+    ``max_failures`` times, and the same command goes on from it too; with less a pass if memory was out.
+    OUT/curve.jsonl is shown as it grows.
+
+    Raises:
+        ValueError: the cluster has no room for the workers.
+    """
+    need = demand(config)
+    check([need])
+    least, most = config.least_workers, config.num_workers
+    num_workers: Any = (least, most) if least < most else most
+    trainer: Any = TorchTrainer(
+        partial(in_memory, train),  # type: ignore[arg-type]
+        train_loop_config=config.model_dump(),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=need.gpus > 0,
+            resources_per_worker={"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=config.out,
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+        **options,
+    )
+    with following_curve(f"{config.out}/curve.jsonl"):
+        return trainer.fit().return_value
+
+
+def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
+    """``train`` with as large a micro-batch as fits: one that did not is halved, now and in later runs.
+
+    The optimiser's batches stay as they are, so what is learned does not depend on it. The process ends
+    in any case: the other workers wait for it, and its memory is in fragments.
+    """
+    note = storage.join(settings["out"], "checkpoints", "micro_batch_size")
+    known = int(storage.read(note)) if storage.exists(note) else settings["micro_batch_size"]
+    size = min(known, settings["micro_batch_size"])
+    try:
+        return train({**settings, "micro_batch_size": size})
+    except torch.OutOfMemoryError:
+        smaller = [part for part in range(1, size // 2 + 1) if size % part == 0]
+        if smaller:
+            storage.write(note, str(smaller[-1]))
+            logger.warning("out of memory with micro_batch_size = %d: going on with %d", size, smaller[-1])
+        raise
+
+
+def demand(config: Any, cluster: Cluster | None = None) -> Demand:
+    """What the workers ask of a cluster (the running one, for None)."""
+    is_gpu = ray_setup.loading(config.device, "float32", cluster)["device"] == "cuda"
+    return Demand(
+        "workers",
+        config.least_workers,
+        config.num_workers,
+        cpus=1.0 if is_gpu else CPUS_A_WORKER,
+        gpus=float(is_gpu),
+        parts=[worker_bytes(config)],
+        fewer="--num-workers",
+        smaller="--micro-batch-size, or set --gradient-checkpointing and --deepspeed (stage 3, more workers)",
+    )

@@ -1,0 +1,1 @@
+"""Several jobs as the stages of one run."""

@@ -1,0 +1,83 @@
+"""The report of a finished demo: reads what its stages wrote, and writes one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.runner.part_files import read_rows
+from jobs.workflow.stages import Metrics, Stages
+from visvm import storage
+from visvm.metrics import read_truth
+from visvm.metrics.coco import image_key
+from visvm.report import Plot, Report, ReportExample, curves, render
+
+SHOWN = ("greedy", "prm", "visvm", "reward_plus_future", "sft_visvm")
+
+
+def write(stages: Stages, runs: Mapping[str, str], metrics: Metrics) -> str:
+    """Write report.html; its path."""
+    report = Report(
+        title="visvm: the whole loop on the embedded world",
+        facts=_facts(stages, metrics),
+        rows=metrics["rows"],
+        paired=[row for row in metrics["paired"] if _is_shown(row)],
+        plots=_plots(stages, metrics),
+        examples=_examples(stages, runs, metrics["config"]["num_examples"]),
+    )
+    page = stages.path("report.html")
+    storage.write(page, render(report))
+    return page
+
+
+def _is_shown(paired: Mapping[str, Any]) -> bool:
+    """The differences that the method is about; the others are in metrics.json."""
+    return bool({paired["a"], paired["b"]} & {"visvm", "sft_visvm"})
+
+
+def _facts(stages: Stages, metrics: Metrics) -> dict[str, str]:
+    config, rollouts = metrics["config"], stages.metrics("rollouts")
+    return {
+        "size": f"{config['size']}, seed {config['seed']}",
+        "images": f"{config['num_train']} to learn from, {config['num_test']} held out for the table",
+        "rollouts": f"{rollouts['num_responses']} responses, {rollouts['num_triples']} triples",
+        "mean reward": f"{rollouts['reward_mean']:.3f}, standard deviation {rollouts['reward_std']:.3f}",
+        "reward centre": ", ".join(f"{name} {centre:.3f}" for name, centre in metrics["centres"].items()),
+    }
+
+
+def _plots(stages: Stages, metrics: Metrics) -> list[Plot]:
+    plots = [curves.cost_plot(metrics["rows"])]
+    found = metrics["curves"]
+    if "centre" in found:
+        plots += curves.centre_plots(found["centre"], found["centre_compared"])
+    if "step_size" in found:
+        plots.append(curves.step_size_plot(found["step_size"]))
+    values = {name: stages.metrics(f"value/{name}") for name in _below(stages.path("value"))}
+    tuned = {name: stages.metrics(f"sft/{name}")["loss"] for name in _below(stages.path("sft"))}
+    return [*plots, *curves.value_plots(values), *([curves.sft_plot(tuned)] if tuned else [])]
+
+
+def _below(folder: str) -> list[str]:
+    """The runs in a folder of runs."""
+    return sorted({file.name.partition("/")[0] for file in storage.walk(folder)})
+
+
+def _examples(stages: Stages, runs: Mapping[str, str], count: int) -> list[ReportExample]:
+    """The first test images, captioned by the methods of SHOWN."""
+    shown = [method for method in SHOWN if method in runs]
+    captions = {method: _captions(runs[method]) for method in shown}
+    ids = sorted(captions["greedy"])[:count]
+    truth = read_truth(stages.path("images/test"), ids)
+    return [
+        ReportExample(
+            captions["greedy"][image_id]["uri"],
+            truth[image_key(image_id)],
+            {method: rows[image_id] for method, rows in captions.items()},
+        )
+        for image_id in ids
+    ]
+
+
+def _captions(folder: str) -> dict[str, dict[str, Any]]:
+    return {row["image_id"]: row for row in read_rows(f"{folder}/captions")}

@@ -1,0 +1,98 @@
+"""The stages of the loop, each another job's work in a run folder of its own: for demo and self-train."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import caption, evaluate, finetune, generate_triples, train_value, world
+from jobs.inputs.shared_paths import SharedPaths
+from jobs.runner.run_folder import RunFolder, read_json
+from visvm import storage
+from visvm.config import Config, load
+
+Options = Mapping[str, Any]
+Metrics = dict[str, Any]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Runs stages in folders below ``out``; one that has finished there already is only read.
+
+    ``common`` are fields that every stage with a policy in it gets.
+    """
+
+    out: str
+    seed: int
+    common: Options
+    shared_paths: bool = False
+
+    def images(self, name: str, **options: Any) -> str:
+        """Images of the embedded world; their folder."""
+        self._run(name, world.make, world.MakeConfig, options)
+        return self.path(name)
+
+    def rollouts(self, name: str, images: str, **options: Any) -> Metrics:
+        """Responses of a policy to images, with rewards."""
+        given = {"images": images, "seed": self.seed, **self.common, **options}
+        return self._run(name, generate_triples.work, generate_triples.GenerateConfig, given)
+
+    def value(self, name: str, rollouts: str, **options: Any) -> Metrics:
+        """A value model of the policy whose rollouts are in the stage ``rollouts``."""
+        given = {"rollouts": (f"{self.path(rollouts)}/rollouts",), "seed": self.seed, **options}
+        return self._run(name, train_value.work, train_value.TrainValueConfig, given)
+
+    def captions(self, name: str, images: str, **options: Any) -> str:
+        """Captions of images by a method; their folder."""
+        given = {"images": images, "seed": self.seed, **self.common, **options}
+        self._run(name, caption.work, caption.CaptionConfig, given)
+        return self.path(name)
+
+    def finetune(self, name: str, captions: str, **options: Any) -> str:
+        """A policy tuned on the captions of a folder; its directory."""
+        given = {"captions": (f"{captions}/captions",), "seed": self.seed, **options}
+        self._run(name, finetune.work, finetune.FinetuneConfig, given)
+        return f"{self.path(name)}/model"
+
+    def evaluation(self, name: str, coco: str, captions: Mapping[str, str]) -> Metrics:
+        """The results of captions in folders, by the name of their row."""
+        given = {"captions": [f"{row}={path}" for row, path in captions.items()], "coco": coco}
+        return self._run(name, evaluate.work, evaluate.EvaluateConfig, given)
+
+    def metrics(self, name: str) -> Metrics:
+        """What a finished stage reported."""
+        return read_json(storage.join(self.path(name), "metrics.json"))
+
+    def path(self, name: str) -> str:
+        """The folder of a stage."""
+        return storage.join(self.out, name)
+
+    def _run(
+        self, name: str, work: Callable[[Any], Metrics], config_class: type[Config], options: Options
+    ) -> Metrics:
+        if issubclass(config_class, SharedPaths):
+            options = {**options, "shared_paths": self.shared_paths}
+        with RunFolder.of(load(config_class, out=self.path(name), **options)) as folder:
+            if folder.complete:
+                logger.info("%s: done already", name)
+                return self.metrics(name)
+            logger.info("%s ...", name)
+            started = time.perf_counter()
+            metrics = work(folder.config)
+            seconds = time.perf_counter() - started
+            logger.info("%s took %.0f s", name, seconds)
+            folder.finish(metrics | {"stage_seconds": seconds})
+            return metrics
+
+
+def check_options(config_class: type[Config], options: Options, **needed: Any) -> None:
+    """Look that a later stage will take ``options``.
+
+    Raises:
+        ValueError: an unknown key or an impossible value.
+    """
+    load(config_class, **{"out": "out", **needed, **options})

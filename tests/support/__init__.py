@@ -1,0 +1,1 @@
+"""Small models, fakes and servers that tests share."""

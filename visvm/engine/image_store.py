@@ -1,0 +1,156 @@
+"""The keys and values of images, each stored once, within a budget."""
+
+from __future__ import annotations
+
+import heapq
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from visvm.engine.attention import SharedPrefixKV
+
+ROUND = 64  # tokens; room for images a little longer than those seen so far
+NewKV = Callable[[int, int], Tensor]
+
+
+class Prefix:
+    """An image in the store; its place is free again once nothing refers to this object.
+
+    ``length`` is its number of tokens, ``next_position`` the rotary position of what follows it.
+    """
+
+    def __init__(self, slot: int, length: int, next_position: int) -> None:
+        self.slot, self.length, self.next_position = slot, length, next_position
+
+
+class ImageStore:
+    """Places for images in one buffer ``kv`` [layers, 2, places, kv heads, tokens, D].
+
+    The buffer grows at need: at once if the old and the new one fit into ``budget`` bytes together, else
+    when all places are free. So the budget is never exceeded, not even while it grows.
+    """
+
+    def __init__(self, new_kv: NewKV, *, max_images: int, budget: int | None = None) -> None:
+        """``new_kv(places, tokens)`` makes a buffer of zeros."""
+        self.new_kv, self.max_images, self.budget = new_kv, max_images, budget
+        self.token_bytes = new_kv(1, 1).nbytes
+        self.version = 0  # grows with the buffer: views of an older one keep it alive
+        self._empty()
+
+    @property
+    def num_used(self) -> int:
+        """Images in the store."""
+        return len(self.lengths) - len(self.free)
+
+    @property
+    def num_free(self) -> int:
+        """Images of the sizes seen so far that would fit now."""
+        return self._most(max(self.kv.shape[4], 1)) - self.num_used
+
+    def clear(self) -> None:
+        """Give the buffer back, unless an image is still in use."""
+        if self.num_used == 0:
+            self._empty()
+
+    def reserve(self, lengths: Sequence[int], *, num_coming: int = 0) -> int:
+        """Make room for the first of these images (tokens each): for how many there is now.
+
+        A buffer that grows has places for those that come after them, too, if it may.
+
+        Raises:
+            ValueError: the first does not fit even into an empty store.
+        """
+        for num in range(len(lengths), 0, -1):
+            if self._fit(num, max(lengths[:num]), num_coming):
+                return num
+        if self.num_used == 0:
+            raise ValueError(
+                f"the keys and values of an image of {lengths[0]} tokens take"
+                f" {lengths[0] * self.token_bytes / 2**20:.0f} MiB, more than the budget of"
+                f" {(self.budget or 0) / 2**20:.0f} MiB: raise the budget"
+            )
+        return 0
+
+    def take(self, length: int, next_position: int) -> Prefix:
+        """A place for an image of so many tokens, room for which was reserved."""
+        slot = heapq.heappop(self.free)
+        self.lengths[slot] = length
+        prefix = Prefix(slot, length, next_position)
+        weakref.finalize(prefix, heapq.heappush, self.free, slot).atexit = False
+        return prefix
+
+    def shared(self, prefixes: Sequence[Prefix]) -> SharedPrefixKV:
+        """What rows read that stand behind these images, one row each."""
+        slots = [prefix.slot for prefix in prefixes]
+        used = sorted(set(slots))
+        low, high = used[0], used[-1] + 1
+        # A slice costs nothing, but attention over images that nobody asks for does.
+        if high - low <= 2 * len(used):
+            used, kv = list(range(low, high)), self.kv[:, :, low:high]
+        else:
+            kv = self.kv[:, :, used]
+        lengths = torch.tensor([self.lengths[slot] for slot in used])
+        longest = max(prefix.length for prefix in prefixes)
+        places, width = _grid(slots, used)
+        masked = (torch.arange(longest) >= lengths[:, None])[:, None, None]
+        return SharedPrefixKV(
+            kv[:, :, :, :, :longest],
+            masked.to(kv.device) if bool(masked.any()) else None,
+            None if places == list(range(len(used) * width)) else torch.tensor(places, device=kv.device),
+            width,
+        )
+
+    def _most(self, length: int) -> int:
+        """How many images of that length the store may hold."""
+        if self.budget is None:
+            return self.max_images
+        return min(self.max_images, self.budget // (length * self.token_bytes))
+
+    def _fit(self, num: int, length: int, num_coming: int) -> bool:
+        """Whether ``num`` more images up to that length have room; grows the buffer if it may."""
+        places, tokens = self.kv.shape[2], self.kv.shape[4]
+        is_within = self.budget is None or self.kv.nbytes <= self.budget
+        if num <= len(self.free) and length <= tokens and is_within:
+            return True
+        new_tokens = max(tokens, -(-length // ROUND) * ROUND)
+        most = self._most(new_tokens)
+        if self.num_used + num > most:
+            return False
+        # Within a budget it grows by steps: a store that takes all of it leaves no room for prompts.
+        wanted = self.num_used + num + (num_coming if self.budget is None else 0)
+        new_places = min(most, max(places, wanted, 2 * places if self.num_used else 0))
+        if self.num_used == 0:
+            self._empty()  # the old one goes before the new one comes
+        old, new = self.kv, new_places * new_tokens * self.token_bytes
+        if self.budget is not None and old.nbytes + new > self.budget:
+            return False
+        self._grow(new_places, new_tokens)
+        return True
+
+    def _empty(self) -> None:
+        self.kv = self.new_kv(0, 0)
+        self.lengths: list[int] = []
+        self.free: list[int] = []
+
+    def _grow(self, places: int, tokens: int) -> None:
+        old, before = self.kv, len(self.lengths)
+        self.kv = self.new_kv(places, tokens)
+        self.version += 1
+        self.kv[:, :, : old.shape[2], :, : old.shape[4]] = old
+        self.lengths += [0] * (places - before)
+        for slot in range(before, places):
+            heapq.heappush(self.free, slot)
+
+
+def _grid(slots: Sequence[int], used: Sequence[int]) -> tuple[list[int], int]:
+    """The place of each row in the grid [used, width], and the width."""
+    index = {slot: i for i, slot in enumerate(used)}
+    filled = [0] * len(used)
+    columns = []
+    for slot in slots:
+        columns.append(filled[index[slot]])
+        filled[index[slot]] += 1
+    width = max(filled)
+    return [index[slot] * width + column for slot, column in zip(slots, columns, strict=True)], width

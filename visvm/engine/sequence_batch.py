@@ -1,0 +1,105 @@
+"""Rows that write: continuations that come and go one by one, and grow together a token at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from visvm.engine.attention import AttentionPass, SharedPrefixKV
+from visvm.engine.engine import Engine
+from visvm.engine.image_store import Prefix
+
+ROUND = 64  # tokens
+
+
+class SequenceBatch:
+    """At most ``max_rows`` rows in one buffer, of which the first ``len(self)`` are in use.
+
+    The buffer grows with the rows; with ``is_fixed`` it has all ``max_rows`` from the first, and a row that
+    needs longer ones has to wait until all are free: so there are never two buffers.
+    """
+
+    def __init__(self, engine: Engine, *, max_rows: int, is_fixed: bool = False) -> None:
+        self.engine, self.max_rows, self.is_fixed = engine, max_rows, is_fixed
+        self.kv = engine.new_kv(0, 0)
+        self.prefixes: list[Prefix] = []
+        self.lengths: list[int] = []
+        self._shared: SharedPrefixKV | None = None
+        self._version = -1
+
+    def __len__(self) -> int:
+        return len(self.prefixes)
+
+    def has_room(self, capacity: int) -> bool:
+        """Whether a row of up to ``capacity`` tokens may be added now."""
+        waits = self.is_fixed and len(self) > 0 and capacity > self.kv.shape[4]
+        return len(self) < self.max_rows and not waits
+
+    def most_bytes(self, capacity: int) -> int:
+        """What the buffer takes once it has all rows, of at least ``capacity`` tokens."""
+        tokens = max(self.kv.shape[4], _rounded(capacity))
+        return self.max_rows * tokens * self.engine.images.token_bytes
+
+    @torch.inference_mode()
+    def add(self, prefix: Prefix, text: Tensor, *, capacity: int) -> None:
+        """A row behind an image and a text's keys and values [layers, 2, kv heads, T, D].
+
+        It may grow to ``capacity`` tokens, the text's included.
+        """
+        assert self.has_room(capacity), "no row is free"
+        self._make_room(len(self) + 1, capacity)
+        self.kv[:, :, len(self), :, : text.shape[3]] = text
+        self.prefixes.append(prefix)
+        self.lengths.append(text.shape[3])
+        self._shared = None
+
+    @torch.inference_mode()
+    def drop(self, row: int) -> None:
+        """Remove a row; the last one takes its place."""
+        last = len(self) - 1
+        if row != last:
+            length = self.lengths[last]
+            self.kv[:, :, row, :, :length] = self.kv[:, :, last, :, :length]
+            self.prefixes[row], self.lengths[row] = self.prefixes[last], length
+        self.prefixes.pop()
+        self.lengths.pop()
+        self._shared = None
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append a token to every row; their last hidden states [R, hidden]."""
+        device = self.engine.family.device
+        images = self.engine.images
+        if self._shared is None or self._version != images.version:
+            self._shared, self._version = images.shared(self.prefixes), images.version
+        rows = AttentionPass(self._shared, self.kv[:, :, : len(self)], self.lengths, length=1)
+        offsets = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
+        hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None])
+        self.lengths = [length + 1 for length in self.lengths]
+        return hidden[:, 0]
+
+    def text(self, row: int, start: int, end: int) -> Tensor:
+        """A copy of the keys and values of a row's tokens ``start`` to ``end``."""
+        return self.kv[:, :, row, :, start:end].clone()
+
+    def clear(self) -> None:
+        """Drop all rows, and give the buffer back."""
+        self.prefixes, self.lengths, self._shared = [], [], None
+        self.kv = self.engine.new_kv(0, 0)
+
+    def _make_room(self, num: int, tokens: int) -> None:
+        rows, capacity = self.kv.shape[2], self.kv.shape[4]
+        if num <= rows and tokens <= capacity:
+            return
+        if num == 1:
+            self.kv = self.engine.new_kv(0, 0)  # the old one goes before the new one comes
+        old = self.kv
+        wanted = self.max_rows if self.is_fixed else min(self.max_rows, max(num, rows, 2 * old.shape[2]))
+        self.kv = self.engine.new_kv(wanted, max(capacity, _rounded(tokens)))
+        self.kv[:, :, : old.shape[2], :, : old.shape[4]] = old
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // ROUND) * ROUND

@@ -1,0 +1,95 @@
+"""The report: one HTML file with the table, the curves, and captions with every choice in them."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+
+from visvm import images
+from visvm.metrics.chair import chair
+from visvm.report.plots import Plot, to_svg
+from visvm.report.table import COLUMNS, DIFFERENCES, Row, cells, name_of, paired_cells
+
+
+@dataclass(frozen=True)
+class ReportExample:
+    """An image, the objects that are in it, and its caption (a row of ``CAPTIONS``) by each method."""
+
+    image: str
+    truth: frozenset[str]
+    captions: Mapping[str, Row]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows; ``rows`` and ``paired`` as in the results file, ``facts`` as name: text."""
+
+    title: str
+    facts: Mapping[str, str]
+    rows: Sequence[Row]
+    paired: Sequence[Row]
+    plots: Sequence[Plot]
+    examples: Sequence[ReportExample]
+
+
+def render(report: Report) -> str:
+    """The report as HTML that needs no other file."""
+    environment = Environment(
+        loader=PackageLoader("visvm.report", "."),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        columns=[column.title for column in COLUMNS],
+        table=cells(report.rows),
+        differences=DIFFERENCES.values(),
+        paired=paired_cells(report.paired),
+        plots=[to_svg(plot) for plot in report.plots],
+        examples=[_example(example) for example in report.examples],
+    )
+
+
+def _example(example: ReportExample) -> dict[str, Any]:
+    return {
+        "image": _data_url(example.image),
+        "truth": sorted(example.truth),
+        "captions": [
+            {
+                "name": name_of(method),
+                "sentences": [_sentence(text, example.truth) for text in row["sentences"]],
+                "steps": [_step(step, example.truth) for step in row["trace"]],
+            }
+            for method, row in example.captions.items()
+        ],
+    }
+
+
+def _step(step: Row, truth: Iterable[str]) -> list[dict[str, Any]]:
+    """The candidates of a step, each text once, the best value first."""
+    choice = step["candidates"][step["choice"]]["text"]
+    unique = {candidate["text"]: candidate for candidate in reversed(step["candidates"])}
+    return [
+        _sentence(candidate["text"], truth)
+        | {
+            "value": f"{candidate['value']:.3f}",
+            "chosen": candidate["text"] == choice,
+            "ends": candidate["finish_reason"] != "sentence",
+        }
+        for candidate in sorted(unique.values(), key=lambda one: -one["value"])
+    ]
+
+
+def _sentence(text: str, truth: Iterable[str]) -> dict[str, Any]:
+    return {"text": text.strip(), "wrong": sorted(set(chair(text, truth).hallucinated))}
+
+
+def _data_url(uri: str) -> str:
+    kind = mimetypes.guess_type(uri)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(images.read(uri)).decode()}"

@@ -1,0 +1,237 @@
+"""Many captions in flight: each search resumes as soon as its answer is there, whatever the others do.
+
+A search is a coroutine that asks its ``SearchContext`` for candidates and scores. The rows of all captions
+are decoded together. A caption that waits for scores leaves its rows to others, and a new image is opened
+as soon as a caption is done. There is no barrier at the end of a sentence and no clock: the order of work,
+and with it every result, depends on the requests alone.
+
+``run_searches`` takes a list of requests; ``scheduler_thread`` takes requests that arrive at any time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from visvm.records import Branch, Candidate, Policy, Question, Request, Scorer, TraceStep
+
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+Proposals = list[list[Candidate]]
+OnStep = Callable[[str, TraceStep | None], None]
+SCORE_SHARE = 0.25  # captions that must wait for scores, of those in flight, before any are scored
+
+
+@dataclass(frozen=True, eq=False)
+class SearchCall(Generic[Answer]):
+    """A call that a search awaits: candidates from the policy (``branches``) or scores (``questions``)."""
+
+    branches: Sequence[Branch] = ()
+    temperatures: Sequence[float] = ()
+    whole: bool = False
+    questions: Sequence[Question] = ()
+
+    def __await__(self) -> Generator[SearchCall[Answer], Answer, Answer]:
+        return (yield self)
+
+
+def ignore(*_: Any) -> None:
+    """Do nothing: the callback of a task without a listener."""
+
+
+class SearchContext:
+    """What a search works with: propose, score, commit, and a callback for each chosen sentence."""
+
+    def __init__(self, policy: Policy, on_step: OnStep = ignore) -> None:
+        """``on_step`` receives each sentence as it is chosen, and the choice if there was one."""
+        self.policy, self.on_step = policy, on_step
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether each sentence is reported as it is chosen."""
+        return self.on_step is not ignore
+
+    def propose(
+        self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
+    ) -> SearchCall[Proposals]:
+        """Propose one candidate per temperature for each branch; see ``Policy.submit``."""
+        return SearchCall(branches=branches, temperatures=temperatures, whole=whole)
+
+    def score(self, questions: Sequence[Question]) -> SearchCall[list[list[float]]]:
+        """Score candidate sentences; see ``Scorer.score``."""
+        return SearchCall(questions=questions)
+
+    def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:
+        """Append one candidate to each branch; see ``Policy.commit``."""
+        return self.policy.commit(branches, chosen)
+
+
+Write = Callable[[SearchContext, Branch], Coroutine[SearchCall[Any], Any, Result]]
+
+
+@dataclass(eq=False)
+class SearchTask(Generic[Result]):
+    """One caption to write by ``write(context, branch)``, with the callbacks of its owner.
+
+    ``on_questions`` receives the task's questions; ``Scheduler.answer`` takes the answers. ``on_done`` is
+    called once there is a ``result`` or an ``error``; what it raises propagates. ``on_step`` receives each
+    choice.
+    """
+
+    request: Request
+    write: Write[Result]
+    on_questions: Callable[[SearchTask[Result], Sequence[Question]], None]
+    on_done: Callable[[SearchTask[Result]], None]
+    on_step: OnStep = ignore
+    search: Any = None  # the coroutine, once a branch is open
+    number: int = 0  # of the proposals it waits for
+    result: Result | None = None
+    error: Exception | None = None
+
+
+def run_searches(
+    policy: Policy, scorer: Scorer | None, requests: Sequence[Request], write: Write[Result]
+) -> list[Result]:
+    """Run ``write(context, branch)`` for every request, interleaved; return the results in order."""
+    policy.clear()  # a search that failed may have left work behind
+    scheduler: Scheduler[Result] = Scheduler(policy)
+    batcher = ScoreBatcher(scheduler, scorer)
+    tasks = [SearchTask(request, write, batcher.on_questions, _raise) for request in requests]
+    try:
+        for task in tasks:
+            scheduler.add(task)
+        while scheduler.is_busy:
+            scheduler.turn()
+            batcher.answer()
+    finally:
+        scheduler.close()
+        policy.clear()
+    return [task.result for task in tasks]  # type: ignore[misc]
+
+
+def _raise(task: SearchTask[Any]) -> None:
+    if task.error is not None:
+        raise task.error
+
+
+class ScoreBatcher(Generic[Result]):
+    """Answer the questions of many captions by one call of a scorer."""
+
+    def __init__(self, scheduler: Scheduler[Result], scorer: Scorer | None) -> None:
+        self.scheduler, self.scorer = scheduler, scorer
+        self.asking: list[tuple[SearchTask[Result], Sequence[Question]]] = []
+
+    def on_questions(self, task: SearchTask[Result], questions: Sequence[Question]) -> None:
+        """Keep the questions for the next call."""
+        self.asking.append((task, questions))
+
+    def answer(self) -> None:
+        """Answer all, once enough captions wait for it or nothing is left to decode."""
+        scheduler = self.scheduler
+        if not self.asking or (scheduler.writing and len(self.asking) < SCORE_SHARE * len(scheduler.tasks)):
+            return
+        assert self.scorer is not None, "this search needs a scorer"
+        asking, self.asking = self.asking, []
+        answers = iter(self.scorer.score([one for _, questions in asking for one in questions]))
+        for task, questions in asking:
+            scheduler.answer(task, [next(answers) for _ in questions])
+
+
+class Scheduler(Generic[Result]):
+    """Open images and decode for the tasks it was given; not thread-safe."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.queue: deque[SearchTask[Result]] = deque()
+        self.tasks: set[SearchTask[Result]] = set()
+        self.writing: dict[int, SearchTask[Result]] = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any task is not done."""
+        return bool(self.queue or self.tasks)
+
+    def add(self, task: SearchTask[Result]) -> None:
+        """Open the task as soon as there is room."""
+        self.queue.append(task)
+
+    def turn(self) -> bool:
+        """Open what there is room for and decode one token of every row; return whether there was work."""
+        is_useful = self._open(self.policy.num_free) or bool(self.writing)
+        for number, proposals in self.policy.step().items():
+            self._resume(self.writing.pop(number), proposals)
+        return is_useful
+
+    def answer(self, task: SearchTask[Result], answers: list[list[float]]) -> None:
+        """Give a task the scores it asked for."""
+        if task in self.tasks:
+            self._resume(task, answers)
+
+    def fail(self, task: SearchTask[Result], error: Exception) -> None:
+        """End a task with an error."""
+        if self.cancel(task):
+            task.error = error
+            task.on_done(task)
+
+    def cancel(self, task: SearchTask[Result]) -> bool:
+        """Drop a task with its rows and its image slot; return whether it was not done yet."""
+        if task in self.tasks:
+            self.tasks.discard(task)
+            if self.writing.pop(task.number, None) is not None:
+                self.policy.cancel(task.number)
+            task.search.close()
+        elif task in self.queue:
+            self.queue.remove(task)
+        else:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Drop every task that is not done."""
+        for task in self.tasks:
+            task.search.close()
+
+    def _open(self, room: int) -> bool:
+        """Open as many waiting tasks as there is room for; return whether there were any."""
+        waiting = [self.queue[i] for i in range(min(room, len(self.queue)))]
+        if not waiting:
+            return False
+        try:
+            branches = self.policy.open([task.request for task in waiting])
+        except Exception as error:
+            if len(waiting) > 1:
+                return self._open(1)  # isolates the request at fault
+            self.fail(waiting[0], error)
+            return True
+        assert branches or self.tasks, "an image had no room though none was open"
+        for branch in branches:
+            self._start(self.queue.popleft(), branch)
+        return bool(branches)
+
+    def _start(self, task: SearchTask[Result], branch: Branch) -> None:
+        task.search = task.write(SearchContext(self.policy, task.on_step), branch)
+        self.tasks.add(task)
+        self._resume(task, None)
+
+    def _resume(self, task: SearchTask[Result], answer: Any) -> None:
+        """Send a search its answer; dispatch what it asks next, or finish it."""
+        try:
+            call = task.search.send(answer)
+        except StopIteration as stop:
+            task.result = stop.value
+        except Exception as error:
+            task.error = error
+        else:
+            self._dispatch(task, call)
+            return
+        self.tasks.discard(task)
+        task.on_done(task)
+
+    def _dispatch(self, task: SearchTask[Result], call: SearchCall[Any]) -> None:
+        if call.questions:
+            task.on_questions(task, call.questions)
+            return
+        task.number = self.policy.submit(call.branches, call.temperatures, whole=call.whole)
+        self.writing[task.number] = task

@@ -1,0 +1,71 @@
+"""What images look like: a plain room or field, and sprites on a loose 3 x 3 grid."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+from PIL import Image
+
+from visvm.world.scenes import CATEGORIES, GRID, Layout
+from visvm.world.sprites import SIZES, sprites
+
+SIZE = 96
+CELL = SIZE // GRID
+Box = tuple[int, int, int]
+
+# Scene -> colours (RGB) of its back and its floor or ground.
+_COLOURS = {
+    "kitchen": ((246, 236, 205), (214, 190, 150)),
+    "picnic": ((190, 224, 246), (170, 214, 140)),
+    "living room": ((226, 214, 232), (176, 150, 130)),
+    "office": ((224, 232, 236), (170, 178, 188)),
+    "street": ((200, 214, 230), (150, 150, 154)),
+    "farm": ((206, 232, 250), (200, 190, 120)),
+    "safari park": ((250, 226, 176), (216, 186, 116)),
+    "beach": ((168, 220, 250), (240, 222, 170)),
+}
+
+
+def draw(layout: Layout) -> np.ndarray:
+    """The image of a layout: [96, 96, 3] RGB bytes, from (split, index) alone."""
+    rng = random.Random(f"picture {layout.split} {layout.index}")
+    pixels = _background(layout.scene, rng)
+    for (name, _), box in zip(layout.objects, boxes(layout), strict=True):
+        _paste(pixels, name, box)
+    return pixels
+
+
+def image(layout: Layout) -> Image.Image:
+    """The image of a layout as a PIL image."""
+    return Image.fromarray(draw(layout))
+
+
+def boxes(layout: Layout) -> list[Box]:
+    """Left, top and side of each object's square, in pixels, in the order of ``layout.objects``."""
+    rng = random.Random(f"boxes {layout.split} {layout.index}")
+    return [_place(cell, rng) for _, cell in layout.objects]
+
+
+def _place(cell: int, rng: random.Random) -> Box:
+    size = rng.choice(SIZES)
+    row, column = divmod(cell, GRID)
+    slack = CELL - size
+    return column * CELL + rng.randint(0, slack), row * CELL + rng.randint(0, slack), size
+
+
+def _background(scene: str, rng: random.Random) -> np.ndarray:
+    back, floor = _COLOURS[scene]
+    shift = [rng.randint(-10, 10) for _ in range(3)]
+    pixels = np.empty((SIZE, SIZE, 3), dtype=np.int16)
+    horizon = rng.randint(SIZE // 3, 2 * SIZE // 3)
+    pixels[:horizon], pixels[horizon:] = back, floor
+    return np.clip(pixels + np.array(shift, dtype=np.int16), 0, 255).astype(np.uint8)
+
+
+def _paste(pixels: np.ndarray, name: str, box: Box) -> None:
+    left, top, size = box
+    sprite = sprites()[size][CATEGORIES.index(name)].astype(np.uint16)
+    under = pixels[top : top + size, left : left + size]
+    alpha = sprite[..., 3:]
+    under[:] = (sprite[..., :3] * alpha + under * (255 - alpha)) // 255
