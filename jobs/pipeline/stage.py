@@ -44,7 +44,7 @@ class Stage:
         return dataset.map_batches(
             actor_class,
             fn_constructor_args=(self.actor, self.arguments),
-            fn_constructor_kwargs={"ledger": attempts, "num_actors": self.max_actors},
+            fn_constructor_kwargs={"attempts": attempts, "num_actors": self.max_actors},
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=self.min_actors, max_size=self.max_actors),

@@ -57,7 +57,7 @@ def test_coco_json_or_its_folder(tmp_path: Path, place: str) -> None:
 
 
 def test_coco_images_elsewhere_need_image_root(tmp_path: Path) -> None:
-    root = touch(tmp_path / "images", "a.png")
+    root = touch(tmp_path / "elsewhere", "a.png")
     file = coco(tmp_path, ["a.png", "lost.png"])
     with pytest.raises(ValueError, match="set --image-root"):
         find(str(file))
