@@ -12,13 +12,15 @@ import binascii
 import re
 import socket
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from pydantic import Field, field_validator
 from yarl import URL
 
 from visvm.config import Config
+
+if TYPE_CHECKING:
+    import aiohttp
 
 MAX_URL = 2048  # characters of an http(s) URL
 CHUNK = 64 * 2**10
@@ -70,6 +72,8 @@ async def fetch(url: str, limits: Limits) -> bytes:
     Raises:
         FetchError: not allowed, malformed, unreachable, too large or too slow, with a status of 4xx.
     """
+    import aiohttp  # half a second, which whoever only reads a config does without
+
     scheme = url[:8].partition(":")[0].lower()
     if scheme == "data":
         return _unpack(url, limits)
@@ -151,6 +155,7 @@ async def _download(target: URL, limits: Limits) -> bytes:
 
 def _session(limits: Limits) -> aiohttp.ClientSession:
     """A session of its own for each image: no cookies, proxies or connections are shared."""
+    import aiohttp
 
     def connect(info: tuple[Any, ...]) -> socket.socket:
         family, kind, protocol, _, address = info

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from visvm import storage
 
 
@@ -35,6 +33,8 @@ def read_rows(place: str, kind: str, *, columns: Sequence[str]) -> list[dict[str
     Raises:
         ValueError: it is missing or holds something else.
     """
+    import pyarrow as pa
+
     try:
         tables = [storage.read_table(file, columns) for file in table_files(place, kind)]
     except (OSError, pa.ArrowException) as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any
 
 from visvm import storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILE_BYTES = 64 * 2**20  # in memory: 100 million rollouts of 5 KB are eight thousand files
 FILE_SECONDS = 30.0
@@ -42,11 +43,15 @@ class PartFiles:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of everything written."""
+        import pyarrow as pa
+
         written = [storage.read_table(part, columns=[name]) for part in parts(self.folder)]
         return pa.concat_tables([self.schema.empty_table().select([name]), *written])[name]
 
     def add(self, rows: pa.Table) -> None:
         """Take rows of exactly the schema; write what has gathered if it is enough, or time."""
+        import pyarrow as pa
+
         assert rows.schema.equals(self.schema), f"{rows.schema} is not {self.schema}"
         self._pending = pa.concat_tables([self._pending, rows])
         waited = time.monotonic() - self._written

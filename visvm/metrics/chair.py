@@ -9,21 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
+from functools import cache, lru_cache
 
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktSentenceTokenizer
-from textblob.en.inflect import singularize
-
-from visvm.metrics.vocabulary import CATEGORY_OF, MERGED
-
-Variant = Literal["original", "wordnet"]
-
-_split_words = NLTKWordTokenizer().tokenize
-# Without trained parameters: the English ones add abbreviations, none of which is a word of the
-# vocabulary, and evidence that decides only after numbers and initials. No mention depends on them.
-_split_sentences = PunktSentenceTokenizer().tokenize
+from visvm.metrics.vocabulary import CATEGORY_OF, MERGED, Variant
 
 
 @dataclass(frozen=True)
@@ -78,12 +66,28 @@ def _merge(words: list[str]) -> list[str]:
 
 
 def _original(text: str) -> list[str]:
-    return [_singular(word) for sentence in _split_sentences(text) for word in _split_words(sentence)]
+    split_sentences, split_words = _tokenizers()
+    return [_singular(word) for sentence in split_sentences(text) for word in split_words(sentence)]
+
+
+@cache
+def _tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
+    """Return NLTK's splitters of texts into sentences and of sentences into words.
+
+    Punkt goes without its trained parameters: the English ones add abbreviations, none of which is a word
+    of the vocabulary, and evidence that matters only after numbers and initials. No mention depends on them.
+    """
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+    return PunktSentenceTokenizer().tokenize, NLTKWordTokenizer().tokenize
 
 
 @lru_cache(maxsize=100_000)
 def _singular(word: str) -> str:
     """As the pattern library has it; textblob's copy of its rules differs on these three endings."""
+    from textblob.en.inflect import singularize
+
     if word.endswith(("collies", "doggies")):
         return word
     return word[:-2] if word.endswith("buses") else singularize(word)

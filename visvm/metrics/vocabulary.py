@@ -7,6 +7,11 @@ authors' file keeps them from ever matching, and every published figure was made
 
 from __future__ import annotations
 
+from typing import Literal
+
+Variant = Literal["original", "wordnet"]
+"""How CHAIR finds objects in a caption; see ``visvm.metrics.chair``."""
+
 WORDS: dict[str, str] = {
     "person": (
         "girl, boy, man, woman, kid, child, chef, baker, people, adult, rider, children, baby, worker, "

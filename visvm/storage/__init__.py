@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow.fs import FileSystem, LocalFileSystem
-
-from visvm.storage.arrow import ArrowStore, passing
 from visvm.storage.retry import Unreachable, patiently
 from visvm.storage.s3 import S3Store
 from visvm.storage.store import File, Store, files_below
+
+if TYPE_CHECKING:  # pyarrow takes half a second to import: the functions that need it do so
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from pyarrow.fs import FileSystem
 
 __all__ = ["File", "Unreachable", "patiently"]
 LOCAL = "file://"
@@ -151,6 +151,7 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 def reading(uri: str, work: Callable[[], T]) -> T:
     """What ``work`` reads of a file that was opened by ``parquet``, with the patience of ``read``."""
+    from visvm.storage.arrow import passing
 
     def attempt() -> T:
         with passing():
@@ -161,12 +162,17 @@ def reading(uri: str, work: Callable[[], T]) -> T:
 
 def write_table(uri: str, table: pa.Table, *, new: bool = False) -> None:
     """Write a parquet file, as ``write`` does."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     write(uri, sink.getvalue().to_pybytes(), new=new)
 
 
 def _parquet(uri: str) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
     filesystem, path = _arrow(uri)
     return pq.ParquetFile(path, filesystem=filesystem)
 
@@ -179,12 +185,16 @@ def _kind(uri: str) -> str | None:
 def _at(uri: str) -> tuple[Store, str]:
     if uri.startswith("s3://"):
         return S3Store(), uri.removeprefix("s3://")
+    from visvm.storage.arrow import ArrowStore
+
     filesystem, path = _arrow(uri)
     return ArrowStore(filesystem), path
 
 
 def _arrow(uri: str) -> tuple[FileSystem, str]:
     """The filesystem of a place, and the place's path in it."""
+    from pyarrow.fs import LocalFileSystem
+
     if not is_remote(uri):
         return LocalFileSystem(), absolute(uri)
     scheme, _, rest = uri.partition("://")
@@ -196,4 +206,6 @@ def _arrow(uri: str) -> tuple[FileSystem, str]:
 
 @cache
 def _connect(place: str) -> tuple[FileSystem, str]:
+    from pyarrow.fs import FileSystem
+
     return FileSystem.from_uri(place)
