@@ -24,13 +24,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, field_validator
-from tqdm import tqdm
 
 from jobs.runner.command import run
 from jobs.runner.run_folder import write_json
-from visvm.benchmark import PROGRAMS, SIZES, Part, Setup, Workload, load
+from visvm.benchmark.parts import PROGRAMS, Part, Setup
+from visvm.benchmark.sizes import SIZES
+from visvm.benchmark.workload import Workload
 from visvm.config import Config
 
 Measure = dict[str, float]
@@ -77,6 +77,8 @@ class BenchmarkConfig(Config):
 
 def work(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure every part; print the table and write the figures."""
+    import torch
+
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device = cuda: torch finds no GPU here")
     measured: dict[str, dict[str, list[Measure]]] = {}
@@ -92,6 +94,8 @@ def work(config: BenchmarkConfig) -> dict[str, Any]:
 
 def measure(part: Part, config: BenchmarkConfig) -> dict[str, list[Measure]]:
     """The runs of each program of a part, the programs in turn."""
+    from tqdm import tqdm
+
     names = PROGRAMS[part]
     context = get_context("spawn")
     runs: dict[str, list[Measure]] = {name: [] for name in names}
@@ -111,12 +115,18 @@ def measure(part: Part, config: BenchmarkConfig) -> dict[str, list[Measure]]:
 
 def _start(part: Part, name: str, setup: Setup, threads: int) -> None:
     global _program
+    import torch
+
+    from visvm.benchmark.programs import load
+
     torch.set_num_threads(threads)
     _program = load(part, name, setup)
 
 
 def _measure(device: str) -> Measure:
     """One run: seconds, tokens, and the most memory (MiB) this process has held so far."""
+    import torch
+
     is_gpu = device == "cuda"
     clock = time.perf_counter if is_gpu else time.process_time
     if is_gpu:
@@ -173,7 +183,7 @@ def table(measured: dict[str, dict[str, list[Measure]]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
+    """Run the job and return the exit status."""
     return run(BenchmarkConfig, work, argv, doc=__doc__)
 
 

@@ -14,24 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
-from actors.batch.caption import CaptionWriter
-from jobs.capacity.memory import SECOND_GPU
-from jobs.inputs.models import check_policy, check_reward, check_value
 from jobs.pipeline.config import PipelineConfig
-from jobs.pipeline.execution import write_units
-from jobs.pipeline.stage import Stage
-from jobs.pipeline.units import make_units
 from jobs.runner.command import run
 from jobs.runner.part_files import read_rows
-from jobs.runtime import ray_setup
 from visvm import storage
 from visvm.prompts import DETAIL_PROMPTS
-from visvm.records import CAPTIONS
 from visvm.search import METHODS, SearchConfig
+
+if TYPE_CHECKING:
+    from jobs.pipeline.stage import Stage
 
 PREDICTS = {"value": "value", "reward+future": "future"}
 logger = logging.getLogger(__name__)
@@ -62,6 +57,11 @@ class CaptionConfig(PipelineConfig, SearchConfig):
 
 def work(config: CaptionConfig) -> dict[str, Any]:
     """Captions, then the counts."""
+    from jobs.pipeline.execution import write_units
+    from jobs.pipeline.units import make_units
+    from jobs.runtime import ray_setup
+    from visvm.schemas import CAPTIONS
+
     started = time.perf_counter()
     units = make_units(config)
     models = _check_models(config)
@@ -95,6 +95,8 @@ def summary(out: str) -> dict[str, Any]:
 
 def _check_models(config: CaptionConfig) -> dict[str, str | None]:
     """The resolved models that the method needs; nothing is loaded yet."""
+    from jobs.inputs.models import check_policy, check_reward, check_value
+
     policy, needs = check_policy(config.policy), METHODS[config.method].needs
     predict = PREDICTS.get(needs)
     return {
@@ -108,6 +110,10 @@ def make_stages(
     config: CaptionConfig, models: Mapping[str, str | None], loading: Mapping[str, str]
 ) -> list[Stage]:
     """The one actor pool of the method; nothing is started. With two GPUs the value model has its own."""
+    from actors.batch.caption import CaptionWriter
+    from jobs.capacity.memory import SECOND_GPU
+    from jobs.pipeline.stage import Stage
+
     on_gpu = loading["device"] == "cuda"
     second = {"device": SECOND_GPU} if on_gpu and config.num_gpus >= 2 else {}
     search = {name: getattr(config, name) for name in SearchConfig.model_fields}
@@ -139,9 +145,15 @@ def make_stages(
     return [stage]
 
 
+def _next(config: CaptionConfig) -> str:
+    return f"visvm show {config.out}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
-    return run(CaptionConfig, work, argv, doc=__doc__)
+    """Run the job and return the exit status."""
+    return run(
+        CaptionConfig, work, argv, doc=__doc__ or "", next_command=lambda config: f"visvm show {config.out}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,42 +1,57 @@
-"""``visvm VERB ...``: runs ``jobs/VERB.py``, the same file that ``python -m jobs.VERB`` runs."""
+"""``visvm VERB ...`` runs ``jobs/VERB.py``, the file that ``python -m jobs.VERB`` runs too."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
+
+from visvm.config import did_you_mean
 
 VERBS = {
-    "demo": "the whole loop on the embedded world, with a table and a report",
+    "demo": "run the whole loop on the embedded world: table and report",
+    "caption": "images -> captions, by greedy, best_of_n, prm, visvm, mcts, ...",
     "generate-triples": "images -> rollouts with rewards -> (sentence, next sentence, reward) triples",
     "train-value": "rollouts -> vision value model, by TD learning",
-    "caption": "images -> captions by greedy, sample, best_of_n, prm, visvm, mcts, ...",
-    "finetune": "captions -> fine-tuned policy (full-parameter SFT)",
-    "serve": "the endpoint: OpenAI's chat completions, guided by search",
-    "evaluate": "captions -> CHAIR, recall and length with intervals",
-    "self-train": "generate, train, caption, finetune, evaluate; again",
-    "world": "make images of the embedded world, or train its models from nothing",
-    "benchmark": "the published procedure and ours, side by side on random weights",
-    "benchmark-serve": "the endpoint under load: clients, replicas that come and go, replicas killed",
-    "plan": "what a job needs and a cluster has: actors, memory, hours; says if it does not fit",
-    "benchmark-cluster": "what Ray costs and what it survives: chaos, overhead, actors, memory",
+    "finetune": "captions -> fine-tuned policy",
+    "evaluate": "captions -> CHAIR, recall and length, with intervals",
+    "self-train": "generate, train, caption, finetune, evaluate; several rounds",
+    "serve": "an endpoint that speaks OpenAI's chat completions, guided by search",
+    "world": "make images of the embedded world, or train its models from scratch",
+    "plan": "what a job needs and a cluster has: actors, memory, hours",
+    "scaling": "what many GPUs would do with many images, and what limits them",
+    "benchmark": "the engine against the published procedure, on random weights",
+    "benchmark-serve": "the endpoint under load: clients, scaling, killed replicas",
+    "benchmark-cluster": "what Ray costs and survives: chaos, overhead, actors, memory",
     "env": "versions, devices and Ray, for bug reports",
 }
 
 
-def main() -> None:
-    """Dispatch to the job named by the first argument; exit status 2 for an unknown verb."""
-    verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that the first argument names; exit with 2 for an unknown one."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    verb = given[0] if given else "--help"
     if verb in ("-h", "--help", "help"):
         print(usage())
         sys.exit(0)
+    if verb in ("-V", "--version", "version"):
+        print(version())
+        sys.exit(0)
     if verb not in VERBS:
-        print(f"error: unknown verb {verb!r}\n{usage()}", file=sys.stderr)
+        print(f"error: unknown verb {verb!r}{did_you_mean(verb, VERBS)} (see visvm --help)", file=sys.stderr)
         sys.exit(2)
-    job = importlib.import_module("jobs." + verb.replace("-", "_"))
-    sys.exit(job.main(sys.argv[2:]))
+    sys.exit(importlib.import_module("jobs." + verb.replace("-", "_")).main(given[1:]))
 
 
 def usage() -> str:
-    """The list of verbs, one line each."""
-    lines = [f"  {verb:18}{what}" for verb, what in VERBS.items()]
-    return "\n".join(["usage: visvm VERB [--help] ...", "", *lines])
+    """Return the list of verbs, one line each."""
+    lines = [f"  {verb:19}{what}" for verb, what in VERBS.items()]
+    rest = ["", "visvm VERB --help lists the flags of a verb; visvm --version prints the version."]
+    return "\n".join(["usage: visvm VERB [flags]", "", *lines, *rest])
+
+
+def version() -> str:
+    """Return the name and version of this package."""
+    from importlib.metadata import version
+
+    return f"visvm {version('visvm')}"

@@ -19,10 +19,8 @@ from pydantic import Field, field_validator, model_validator
 from jobs import finetune, train_value
 from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.command import run
-from jobs.workflow import demo_report
 from jobs.workflow.stages import Metrics, Stages, check_options
 from visvm import storage
-from visvm.report import results_table
 from visvm.search import METHODS
 
 FULL = {
@@ -234,7 +232,10 @@ class Demo:
 
 
 def work(config: DemoConfig) -> dict[str, Any]:
-    """The recipe, then the table and the report."""
+    """Follow the recipe, then write the report and print the table with the differences that matter."""
+    from jobs.workflow import demo_report
+    from visvm.report.table import paired_table, results_table
+
     demo = Demo(config)
     demo.images()
     demo.learn()
@@ -250,8 +251,9 @@ def work(config: DemoConfig) -> dict[str, Any]:
         "centres": demo.centres,
         "curves": curves,
     }
-    page = demo_report.write(demo.stages, runs, metrics)
-    print(f"\n{results_table(metrics['rows'])}\n\nreport: {page}")
+    demo_report.write(demo.stages, runs, metrics)
+    print(f"\n{results_table(metrics['rows'])}")
+    print(f"\n{paired_table(demo_report.main_differences(metrics['paired']))}\n")
     return metrics
 
 
@@ -268,9 +270,13 @@ def match(curve: Sequence[Mapping[str, Any]], greedy: Mapping[str, Any]) -> Mapp
     return min(covering, key=lambda row: abs(row["num_sentences"] - greedy["num_sentences"]))
 
 
+def _next(config: DemoConfig) -> str:
+    return f"open {config.out}/report.html"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
-    return run(DemoConfig, work, argv, doc=__doc__ or "")
+    """Run the job and return the exit status."""
+    return run(DemoConfig, work, argv, doc=__doc__ or "", next_command=_next)
 
 
 if __name__ == "__main__":

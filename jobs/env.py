@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
+from jobs.runner.flags import Parser
+
 PACKAGES = (
     "visvm",
     "ray",
@@ -93,9 +95,9 @@ def _text(item: Any) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    """Run the command line and return the exit status."""
+    parser = Parser(
+        prog="visvm env", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     given = parser.parse_args(argv)

@@ -24,9 +24,7 @@ from jobs.runner.command import run
 from jobs.runner.run_folder import is_complete
 from visvm import storage
 from visvm.config import Config
-from visvm.metrics import Resampling, evaluate, read_truth
-from visvm.metrics.chair import Variant
-from visvm.report.table import paired_table, results_table
+from visvm.metrics.vocabulary import Variant
 from visvm.tables import read_rows
 
 COLUMNS = (
@@ -48,15 +46,25 @@ class EvaluateConfig(Config):
 
 
 def work(config: EvaluateConfig) -> dict[str, Any]:
-    """Read and check everything, judge the captions, print the table."""
+    """Judge the captions and print the tables."""
+    from visvm.report.table import paired_table, results_table
+
+    result = judge(config)
+    print(results_table(result["rows"]))
+    if result["paired"]:
+        print("\n" + paired_table(result["paired"]))
+    return result
+
+
+def judge(config: EvaluateConfig) -> dict[str, Any]:
+    """Read and check everything, then judge the captions; print nothing."""
+    from visvm.metrics import Resampling, evaluate, read_truth
+
     captions = read_captions(config.captions)
     image_ids = (row["image_id"] for rows in captions.values() for row in rows)
     truth = read_truth(config.coco, image_ids, variant=config.variant)
     resampling = Resampling(num_resamples=config.num_resamples, seed=config.seed)
     result = evaluate(captions, truth, variant=config.variant, resampling=resampling)
-    print(results_table(result["rows"]))
-    if result["paired"]:
-        print("\n" + paired_table(result["paired"]))
     return result | {"runs": {source: _settings(_named(source)[1]) for source in config.captions}}
 
 
@@ -125,7 +133,7 @@ def _settings(path: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
+    """Run the job and return the exit status."""
     return run(EvaluateConfig, work, argv, doc=__doc__ or "")
 
 

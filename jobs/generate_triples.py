@@ -13,24 +13,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 from pydantic import Field, field_validator
 
-from actors.batch.generate import Generate, Reward
-from jobs.inputs.models import check_policy, check_reward
 from jobs.pipeline.config import PipelineConfig
-from jobs.pipeline.execution import write_units
-from jobs.pipeline.stage import Stage
-from jobs.pipeline.units import make_units
 from jobs.runner.command import run
-from jobs.runner.part_files import read_rows
-from jobs.runtime import ray_setup
 from visvm import storage
-from visvm.records import ROLLOUTS, TRIPLES
+
+if TYPE_CHECKING:
+    from jobs.pipeline.stage import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +48,13 @@ class GenerateConfig(PipelineConfig):
 
 def work(config: GenerateConfig) -> dict[str, Any]:
     """Rollouts, then triples, then the counts."""
+    from jobs.inputs.models import check_policy, check_reward
+    from jobs.pipeline.execution import write_units
+    from jobs.pipeline.triples import summary, write_triples
+    from jobs.pipeline.units import make_units
+    from jobs.runtime import ray_setup
+    from visvm.schemas import ROLLOUTS
+
     started = time.perf_counter()
     units = make_units(config)
     models = {
@@ -71,67 +71,13 @@ def work(config: GenerateConfig) -> dict[str, Any]:
     return metrics | {"seconds": time.perf_counter() - started}
 
 
-def write_triples(out: str) -> None:
-    """Explode OUT/rollouts into OUT/triples, file by file."""
-    written = set(storage.names(f"{out}/triples", "*.parquet"))
-    for name in storage.names(f"{out}/rollouts", "*.parquet"):
-        if name not in written:
-            rollouts = storage.read_table(f"{out}/rollouts/{name}").to_pylist()
-            rows = [row for rollout in rollouts for row in triples(rollout)]
-            storage.write_table(f"{out}/triples/{name}", pa.Table.from_pylist(rows, schema=TRIPLES))
-
-
-def triples(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of TRIPLES of one row of ROLLOUTS; the last sentence of a response has no next one."""
-    shared = {key: rollout[key] for key in ("image_id", "uri", "prompt")}
-    for index, response in enumerate(rollout["responses"]):
-        following = (*response["sentences"], None)[1:]
-        steps = zip(response["sentences"], following, response["rewards"], strict=True)
-        for step, (sentence, next_sentence, reward) in enumerate(steps):
-            yield {
-                **shared,
-                "response": index,
-                "step": step,
-                "sentence": sentence,
-                "next_sentence": next_sentence,
-                "reward": reward,
-            }
-
-
-def summary(out: str) -> dict[str, Any]:
-    """The counts of a finished run folder; a triple is a sentence with its successor or the end."""
-    images: set[str] = set()
-    num_rollouts = num_tokens = 0
-    reasons: Counter[str] = Counter()
-    num_rewards, total, squares = 0, 0.0, 0.0
-    for rollout in read_rows(f"{out}/rollouts"):
-        images.add(rollout["image_id"])
-        num_rollouts += 1
-        for response in rollout["responses"]:
-            reasons[response["finish_reason"]] += 1
-            num_tokens += response["num_tokens"]
-            num_rewards += len(response["rewards"])
-            total += sum(response["rewards"])
-            squares += sum(reward**2 for reward in response["rewards"])
-    mean = total / num_rewards if num_rewards else None
-    return {
-        "num_images": len(images),
-        "num_rollouts": num_rollouts,
-        "num_responses": reasons.total(),
-        "num_sentences": num_rewards,
-        "num_triples": num_rewards,
-        "num_errors": sum(1 for _ in read_rows(f"{out}/errors")),
-        "num_tokens": num_tokens,
-        "finish_reasons": dict(reasons),
-        "reward_mean": mean,
-        "reward_std": None if mean is None else max(0.0, squares / num_rewards - mean**2) ** 0.5,
-    }
-
-
 def make_stages(
     config: GenerateConfig, models: Mapping[str, str | None], loading: Mapping[str, str]
 ) -> list[Stage]:
     """The actor pools: one that writes responses, one that scores them; nothing is started."""
+    from actors.batch.generate import Generate, Reward
+    from jobs.pipeline.stage import Stage
+
     on_gpu = loading["device"] == "cuda"
     generate = Stage(
         Generate,
@@ -153,9 +99,13 @@ def make_stages(
     return [generate, score]
 
 
+def _next(config: GenerateConfig) -> str:
+    return f"visvm train-value --policy {config.policy} --rollouts {config.out} --out runs/value"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
-    return run(GenerateConfig, work, argv, doc=__doc__)
+    """Run the job and return the exit status."""
+    return run(GenerateConfig, work, argv, doc=__doc__ or "", next_command=_next)
 
 
 if __name__ == "__main__":

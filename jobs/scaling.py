@@ -1,31 +1,19 @@
 """What so many GPUs would do with so many images, and what holds them up: docs/scaling.md as code.
 
-python -m jobs.scaling                      the table of docs/scaling.md
-python -m jobs.scaling --measure F.json     measure this machine's driver: rows a second, bytes a row
+visvm scaling                      the table of docs/scaling.md
+visvm scaling --measure F.json     measure this machine's driver: rows a second, bytes a row
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
-from actors.batch.generate import REWARDED
-from actors.batch.rows import UNITS
-from jobs.pipeline.config import PipelineConfig
-from jobs.pipeline.execution import write_units
-from jobs.pipeline.stage import Stage
-from jobs.runtime import ray_setup
-from visvm.config import load
-from visvm.records import ROLLOUTS
+from jobs.runner.flags import Parser
 
 HOUR = 3600
 GB = 1e9
@@ -90,58 +78,6 @@ def shards_needed(num_gpus: int, num_images: int, figures: Figures) -> int:
     return max(1, -int(-max(by_rate, by_memory) // 1))
 
 
-class Echo:
-    """A stage that takes no time: it answers every unit with the same responses."""
-
-    def __init__(self) -> None:
-        self.responses = _rollout(0)["responses"]
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = [{**row, "content_hash": "0" * 64, "responses": self.responses} for row in batch.to_pylist()]
-        return pa.Table.from_pylist(rows, schema=REWARDED)
-
-
-def measure(num_rows: int = 20_000, batch_size: int = 128) -> dict[str, Any]:
-    """What a job costs its driver, with a stage that takes no time on a real Ray on this machine.
-
-    CPU seconds of the driver's process (they depend little on the neighbours) and of the writing alone.
-    """
-    rows = [{**_rollout(i), "stage": None, "error": None} for i in range(num_rows)]
-    units = pa.Table.from_pylist(rows, schema=UNITS)
-    ray_setup.start()
-    with tempfile.TemporaryDirectory() as out:
-        config = load(PipelineConfig, images=".", out=out, batch_size=batch_size)
-        started, wall = time.process_time(), time.monotonic()
-        write_units(units, Path(out, "rollouts"), ROLLOUTS, stages=[Stage(Echo, {})], config=config)
-        seconds, wall = time.process_time() - started, time.monotonic() - wall
-    answered = Echo()(units.slice(0, batch_size))
-    return {
-        "num_rows": num_rows,
-        "driver_rows_per_second": num_rows / seconds,
-        "wall_rows_per_second": num_rows / wall,
-        "row_bytes": answered.nbytes / batch_size,
-        "unit_bytes": units.nbytes / num_rows,
-        "cores": os.cpu_count(),
-    }
-
-
-def _rollout(i: int) -> dict[str, Any]:
-    """A row as large as the paper's: five responses of eight sentences of 25 words."""
-    sentences = [f" In image {i} there is {'a thing of some kind ' * 4}at place {k}." for k in range(8)]
-    response = {
-        "temperature": 0.5,
-        "seed": 0,
-        "text": "".join(sentences),
-        "sentences": sentences,
-        "rewards": [0.2 + 0.001 * k for k in range(8)],
-        "num_tokens": 200,
-        "finish_reason": "stop",
-    }
-    uri = f"s3://bucket/images/{i:012d}.jpg"
-    row = {"id": f"{i}-0", "image_id": str(i), "uri": uri, "content_hash": "0" * 64, "prompt": "Describe it."}
-    return {**row, "responses": [response] * 5}
-
-
 def table() -> str:
     """64 and 512 GPUs, a million and a hundred million images: one job, and as many as are needed."""
     head = "| GPUs | images | jobs | GPUs h | driver h | S3 h | limit | total h | GPU use | GB/s read |"
@@ -159,12 +95,14 @@ def table() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table, or measure."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(
+        prog="visvm scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--measure", type=Path, metavar="FILE", help="write what this machine's driver does")
     given = parser.parse_args(argv)
     if given.measure:
+        from jobs.loadtest.driver_bench import measure
+
         given.measure.write_text(json.dumps(measure(), indent=2) + "\n")
         print(given.measure.read_text(), end="")
     else:

@@ -68,7 +68,9 @@ class SelfTrainConfig(SharedPaths):
 
 
 def work(config: SelfTrainConfig) -> dict[str, Any]:
-    """The rounds, then the evaluation of every policy on the way."""
+    """Run the rounds, then evaluate every policy on the way."""
+    from visvm.report.table import results_table
+
     common = {"reward": check_reward(config.reward, policy=config.policy)}
     stages = Stages(storage.absolute(config.out), config.seed, common, config.shared_paths)
     images, test_images = _images(config, stages)
@@ -80,6 +82,8 @@ def work(config: SelfTrainConfig) -> dict[str, Any]:
             name = f"round-{number}/test"
             tested[f"round_{number}"] = stages.captions(name, test_images, method="greedy", policy=policy)
     result = stages.evaluation("evaluation", test_images, tested) if test_images else {}
+    if result:
+        print(f"\n{results_table(result['rows'])}\n")
     return {"policy": policy, "rows": result.get("rows", []), "paired": result.get("paired", [])}
 
 
@@ -110,9 +114,14 @@ def _rates(config: SelfTrainConfig, job: Any) -> dict[str, Any]:
     return job.WORLD_DEFAULTS if config.policy == "world" else {}
 
 
+def _next(config: SelfTrainConfig) -> str:
+    policy = f"{config.out}/round-{config.rounds}/policy/model"
+    return f"visvm caption --images IMAGES --policy {policy} --out runs/captions"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
-    return run(SelfTrainConfig, work, argv, doc=__doc__ or "")
+    """Run the job and return the exit status."""
+    return run(SelfTrainConfig, work, argv, doc=__doc__ or "", next_command=_next)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray import serve
-from ray.serve import Application
+if TYPE_CHECKING:
+    from ray.serve import Application
 
-from actors.serving import deployments
-from actors.serving.service import Settings
-from jobs.capacity.preflight import Demand, check
+    from actors.serving.service import Settings
+    from jobs.capacity.preflight import Demand
+
 from jobs.runner.command import run
-from jobs.runtime import ray_setup
 from jobs.runtime.serve_config import Models, Scale, ServeConfig, find_models, read_keys
-from visvm.chat import served_methods
 from visvm.config import load
 
 NAME = "visvm"
@@ -41,6 +39,8 @@ def build(args: dict[str, Any]) -> Application:
     Raises:
         ValueError: naming the field, the value and what was expected.
     """
+    from actors.serving import deployments
+
     config = load(ServeConfig, **args)
     models, loading = find_models(config), _loading(config)
     scorers = _scorers(config, models, loading)
@@ -62,6 +62,8 @@ def build(args: dict[str, Any]) -> Application:
 
 def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> dict[str, Any]:
     """The applications that score, by what a search method needs."""
+    from actors.serving import deployments
+
     reward = {"name": models.reward, **loading} if models.reward else None
     scorers = {}
     if models.value:
@@ -93,6 +95,8 @@ def _scaled(deployment: Any, scale: Scale, config: ServeConfig, *, room: int) ->
 
 
 def _loading(config: ServeConfig) -> dict[str, str]:
+    from jobs.runtime import ray_setup
+
     if config.device == "cuda":  # on a cluster that grows, GPUs come when replicas ask for them
         return {"device": "cuda", "dtype": "bfloat16" if config.dtype == "auto" else config.dtype}
     return ray_setup.loading(config.device, config.dtype)
@@ -104,6 +108,9 @@ def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
 
 
 def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
+    from actors.serving.service import Settings
+    from visvm.chat import served_methods
+
     return Settings(
         methods=tuple(served_methods(needs)),
         limits=config.limits,
@@ -117,6 +124,8 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
 
 def _demands(config: ServeConfig, models: Models) -> list[Demand]:
     """What the first replicas ask of the cluster."""
+    from jobs.capacity.preflight import Demand
+
     is_gpu = _loading(config)["device"] == "cuda"
     scales = {"policy": config.policy_scale}
     scales |= {"reward": config.reward_scale} if models.reward else {}
@@ -144,6 +153,11 @@ def start(config: ServeConfig) -> None:
     Raises:
         ValueError: a model cannot be found, or the cluster has no room for the first replicas.
     """
+    from ray import serve
+
+    from jobs.capacity.preflight import check
+    from jobs.runtime.serve_config import find_models
+
     check(_demands(config, find_models(config)))
     serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
     serve.run(build(config.model_dump()), name=NAME, route_prefix="/")
@@ -151,6 +165,8 @@ def start(config: ServeConfig) -> None:
 
 def work(config: ServeConfig) -> dict[str, Any]:
     """Serve until interrupted; requests that are being served are finished first."""
+    from jobs.runtime import ray_setup
+
     find_models(config)
     read_keys(config.api_keys)
     ray_setup.start()
@@ -166,6 +182,8 @@ def work(config: ServeConfig) -> dict[str, Any]:
 
 def end(seconds: float) -> None:
     """Take no more requests, finish those that were taken, within so many seconds, and shut Serve down."""
+    from ray import serve
+
     logger.info("finishing the requests that are being served")
     try:
         serve.get_app_handle(NAME).broadcast("drain").results(timeout_s=seconds)
@@ -176,7 +194,7 @@ def end(seconds: float) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job; the exit status."""
+    """Run the job and return the exit status."""
     return run(ServeConfig, work, argv, doc=__doc__)
 
 

@@ -1,4 +1,4 @@
-"""Make images of the embedded world as a COCO folder, or train its models from nothing.
+"""Make images of the embedded world as a COCO folder, or train its models from scratch.
 
 visvm world make --split validation --count 100 --out runs/images
 visvm world train --out runs/world          (about an hour on two cores)
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from jobs.runner.command import run
-from visvm.config import Config
+from visvm.config import Config, did_you_mean
 
 
 class MakeConfig(Config):
@@ -35,7 +35,7 @@ class TrainConfig(Config):
 
 
 def make(config: MakeConfig) -> dict[str, Any]:
-    """Write the images and their annotations."""
+    """Write the images and their annotations; return how many."""
     from visvm.world import coco_export
 
     if config.start + config.count > 1_000_000:
@@ -51,18 +51,23 @@ def train(config: TrainConfig) -> dict[str, Any]:
     return recipe.train(config.out, short=config.short, seed=config.seed)
 
 
+def _next(config: MakeConfig) -> str:
+    return f"visvm caption --images {config.out} --method visvm --out runs/captions"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``make ...`` or ``train ...``; the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     verb = given[0] if given else ""
     if verb == "make":
-        return run(MakeConfig, make, given[1:], doc=__doc__ or "")
+        return run(MakeConfig, make, given[1:], doc=__doc__ or "", next_command=_next)
     if verb == "train":
         return run(TrainConfig, train, given[1:], doc=__doc__ or "")
     if verb in ("-h", "--help"):
-        print(__doc__)
+        print(f"usage: visvm world make|train [flags]\n\n{__doc__}")
         return 0
-    print(f"error: world takes make or train, got {verb!r}\n{__doc__}", file=sys.stderr)
+    near = did_you_mean(verb, ("make", "train"))
+    print(f"error: world takes make or train, got {verb!r}{near} (see visvm world --help)", file=sys.stderr)
     return 2
 
 

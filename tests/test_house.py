@@ -21,7 +21,7 @@ MAX_WEIGHTS_BYTES = 30_000_000
 # Each package may import those to its left, never one to its right.
 PACKAGES = ("visvm", "actors", "jobs")
 FLOORS = (
-    {"records", "sentences", "prompts", "images", "config", "fetch", "storage", "tables"},
+    {"records", "schemas", "sentences", "prompts", "images", "config", "fetch", "storage", "tables"},
     {"engine", "families"},
     {"policy", "decoder", "value", "reward"},
     {"search", "training", "metrics"},

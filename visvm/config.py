@@ -1,15 +1,17 @@
-"""Configuration: pydantic models read from YAML with overrides, unknown keys refused."""
+"""Configurations: pydantic models read from YAML with overrides; unknown keys are refused.
+
+Keys of earlier versions are accepted by one rule (``renamed``): what is "image" today was "picture".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from visvm import storage
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -18,35 +20,65 @@ class Config(BaseModel):
     """The base of every configuration: frozen, unknown keys refused, defaults checked."""
 
     OPERATIONAL: ClassVar[frozenset[str]] = frozenset()
-    """Fields that say how the work is done and not what comes of it: a run may go on with others."""
+    """Fields that say how the work is done but do not change its result: a run may resume with others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, serialize_by_alias=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, data: Any) -> Any:
+        return {renamed(key, cls): value for key, value in data.items()} if isinstance(data, dict) else data
 
 
 def load(
     cls: type[ConfigT], path: str | Path | None = None, overrides: Sequence[str] = (), **given: Any
 ) -> ConfigT:
-    """Read ``path`` (YAML), then ``a.b=c`` overrides, then keyword values that are not None.
+    """Return the config of ``path`` (YAML), ``a.b=c`` overrides, and keyword values that are not None.
 
     Raises:
         ValueError: naming the key, the value and what was expected, or the unreadable file.
     """
+    return validate(cls, gather(path, overrides, **given))
+
+
+def gather(path: str | Path | None = None, overrides: Sequence[str] = (), **given: Any) -> dict[str, Any]:
+    """Return the keys and values of ``path``, then ``overrides``, then ``given``; the later ones win.
+
+    Raises:
+        ValueError: the file cannot be read, or an override is not KEY=VALUE.
+    """
     data = read_yaml(path) if path else {}
     for item in overrides:
         _set(data, item)
-    data.update({key: value for key, value in given.items() if value is not None})
+    return data | {key: value for key, value in given.items() if value is not None}
+
+
+def validate(cls: type[ConfigT], data: dict[str, Any]) -> ConfigT:
+    """Return the config of these keys.
+
+    Raises:
+        ValueError: naming each key, its value and what was expected.
+    """
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        raise ValueError(_explain(error)) from None
+        raise ValueError("; ".join(_explain(cls, error))) from None
+
+
+def renamed(key: str, cls: type[BaseModel]) -> str:
+    """Return the present name of a key of earlier versions: max_pictures is max_images today, and so on."""
+    new = key.replace("picture", "image")
+    return new if key not in cls.model_fields and new in cls.model_fields else key
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, local or a URI.
+    """Return the mapping in a YAML file (a path or a URI).
 
     Raises:
-        ValueError: it cannot be read or is no mapping.
+        ValueError: it cannot be read or is not a mapping.
     """
+    from visvm import storage  # most commands read no YAML file
+
     try:
         data = yaml.safe_load(storage.read(str(path)))
     except (OSError, yaml.YAMLError) as error:
@@ -70,10 +102,29 @@ def _set(data: dict[str, Any], item: str) -> None:
     data[last] = yaml.safe_load(value)
 
 
-def _explain(error: ValidationError) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean ...?" with the nearest of ``known``, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _explain(cls: type[BaseModel], error: ValidationError) -> list[str]:
     lines = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "config"
-        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{where} = {problem['input']!r}: {what}")
-    return "; ".join(lines)
+        *section, key = map(str, problem["loc"]) if problem["loc"] else ("config",)
+        what = problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            what = "unknown key" + did_you_mean(key, _keys(cls, section))
+        lines.append(f"{'.'.join([*section, key])} = {problem['input']!r}: {what}")
+    return lines
+
+
+def _keys(cls: type[BaseModel], section: Sequence[str]) -> list[str]:
+    """Return the keys of a section of a config."""
+    for name in section:
+        field = cls.model_fields.get(name)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        cls = inner
+    return [field.alias or name for name, field in cls.model_fields.items()]

@@ -1,4 +1,4 @@
-"""The data every stage passes on: dataclasses for the library, Arrow schemas for the files.
+"""The data that every stage passes on; ``schemas`` declares the same for files.
 
 The three seams of the system are the Protocols here: ``Policy``, ``Scorer`` and ``Search``.
 Everything else is concrete.
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import pyarrow as pa
 from PIL import Image
 
 FinishReason = Literal["sentence", "stop", "length"]
@@ -201,75 +200,3 @@ class Search(Protocol):
     def __call__(
         self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]
     ) -> list[Caption]: ...
-
-
-RESPONSE = pa.struct(
-    [
-        ("temperature", pa.float32()),
-        ("seed", pa.int64()),
-        ("text", pa.string()),
-        ("sentences", pa.list_(pa.string())),
-        ("rewards", pa.list_(pa.float32())),
-        ("num_tokens", pa.int32()),
-        ("finish_reason", pa.string()),
-    ]
-)
-
-ROLLOUTS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("image_id", pa.string()),
-        ("uri", pa.string()),
-        ("content_hash", pa.string()),
-        ("prompt", pa.string()),
-        ("responses", pa.list_(RESPONSE)),
-    ]
-)
-
-TRIPLES = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("uri", pa.string()),
-        ("prompt", pa.string()),
-        ("response", pa.int32()),
-        ("step", pa.int32()),
-        ("sentence", pa.string()),
-        ("next_sentence", pa.string()),
-        ("reward", pa.float32()),
-    ]
-)
-
-CANDIDATE = pa.struct(
-    [
-        ("text", pa.string()),
-        ("temperature", pa.float32()),
-        ("value", pa.float32()),
-        ("num_tokens", pa.int32()),
-        ("finish_reason", pa.string()),
-    ]
-)
-
-STEP = pa.struct([("candidates", pa.list_(CANDIDATE)), ("choice", pa.int32())])
-
-CAPTIONS = pa.schema(
-    [
-        ("id", pa.string()),
-        ("image_id", pa.string()),
-        ("uri", pa.string()),
-        ("content_hash", pa.string()),
-        ("prompt", pa.string()),
-        ("method", pa.string()),
-        ("caption", pa.string()),
-        ("sentences", pa.list_(pa.string())),
-        ("values", pa.list_(pa.float32())),
-        ("finish_reason", pa.string()),
-        ("trace", pa.list_(STEP)),
-        ("num_generated_tokens", pa.int32()),
-        ("num_value_calls", pa.int32()),
-        ("seconds", pa.float32()),
-    ]
-)
-
-ERRORS = pa.schema(
-    [("uri", pa.string()), ("image_id", pa.string()), ("stage", pa.string()), ("reason", pa.string())]
-)

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from actors.batch.rows import FAULT, Row, each, load, table
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import CAPTIONS, Caption, Request
+from visvm.records import Caption, Request
 from visvm.reward import ClipScorer
+from visvm.schemas import CAPTIONS
 from visvm.search import METHODS, SearchConfig, make_search
 from visvm.value import FutureScorer, ValueScorer
 

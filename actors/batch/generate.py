@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from actors.batch.rows import DATA, FAULT, Row, each, images, load, table
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import ROLLOUTS, Branch, Candidate, Request
+from visvm.records import Branch, Candidate, Request
 from visvm.reward import ClipScorer
+from visvm.schemas import ROLLOUTS
 from visvm.search.scheduler import SearchContext, run_searches
 from visvm.sentences import split_sentences
 

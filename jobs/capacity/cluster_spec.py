@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from typing import Any, NamedTuple
 
-import ray
 from pydantic import Field, model_validator
 
 from visvm.config import Config, load
@@ -93,6 +92,8 @@ def read(path: str) -> Cluster:
 
 def running() -> Cluster:
     """The cluster that this process is connected to; VISVM_CLUSTER=FILE says what it may grow to."""
+    import ray
+
     if path := os.environ.get(CLUSTER_FILE):
         return read(path)
     alive = [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]

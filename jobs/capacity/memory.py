@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig
 
 from jobs.inputs.models import check_policy
-from visvm.benchmark.sizes import SIZES, configuration
+from visvm.benchmark.random_models import configuration
+from visvm.benchmark.sizes import SIZES
 from visvm.engine.engine import PREFILL_BATCH
 from visvm.families.size import ModelSize, model_size
 from visvm.reward import parse_name
@@ -140,7 +141,7 @@ def _activations(size: ModelSize, tokens: int, config: Any) -> float:
 
 
 def _stage(deepspeed: Any) -> int:
-    from visvm.training.sft import read_deepspeed
+    from visvm.training.config import read_deepspeed
 
     return ((read_deepspeed(deepspeed) or {}).get("zero_optimization") or {}).get("stage", 0)
 

@@ -7,10 +7,6 @@ from typing import Literal
 
 import visvm
 from visvm import storage
-from visvm.families import check_supported
-from visvm.reward import parse_name
-from visvm.storage import mirror
-from visvm.value import check_value_model
 
 Kind = Literal["policy", "clip", "value"]
 CLIP, SIGLIP = "ViT-L-14-336/openai", "ViT-SO400M-14-SigLIP-384/webli"
@@ -38,6 +34,8 @@ def resolve(name: str, kind: Kind) -> str:
 
 def check_policy(name: str) -> str:
     """Resolve a policy and look that it is a VLM of a supported family; ValueError if not."""
+    from visvm.families import check_supported
+
     resolved = resolve(name, "policy")
     check_supported(resolved)
     return resolved
@@ -49,6 +47,10 @@ def check_reward(name: str, *, policy: str) -> str:
     "auto" is the model that the paper pairs with the family of ``policy``: CLIP ViT-L/14-336, and
     SigLIP so400m with LLaVA-OneVision.
     """
+    from visvm.families import check_supported
+    from visvm.reward import parse_name
+    from visvm.storage import mirror
+
     if name == "auto":
         name = "world" if _is_world(policy) else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
     resolved = resolve(name, "clip")
@@ -71,6 +73,9 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
     Raises:
         ValueError: none is given, it is no value model, or it does not fit.
     """
+    from visvm.families import check_supported
+    from visvm.value import check_value_model
+
     if name is None and predict == "value":
         name = default_value(policy)
     if name is None:

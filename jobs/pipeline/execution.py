@@ -26,7 +26,7 @@ from jobs.pipeline.progress import Progress
 from jobs.pipeline.stage import Stage
 from jobs.runner.part_files import PartFiles
 from visvm import storage
-from visvm.records import ERRORS
+from visvm.schemas import ERRORS
 
 logger = logging.getLogger(__name__)
 

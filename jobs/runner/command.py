@@ -1,17 +1,15 @@
-"""The command line every job shares: a flag for each field of its config, and a run folder.
+"""The command line that every job shares: flags from its config, a run folder, and how it ends.
 
 A job is a config class and a function ``work(config) -> metrics``; ``run`` does the rest.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import signal
 import sys
 import threading
-import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -19,11 +17,16 @@ from typing import Any, TypeVar
 import yaml
 
 from jobs.runner import logs
+from jobs.runner.flags import parse, parse_all
 from jobs.runner.run_folder import RunFolder
-from visvm.config import Config, load
+from visvm.config import Config
+
+__all__ = ["parse", "run"]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+AGAIN = "run the same command again to resume"
 logger = logging.getLogger(__name__)
 
 
@@ -33,84 +36,73 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     doc: str,
+    next_command: Callable[[ConfigT], str] | None = None,
 ) -> int:
-    """Parse ``argv``, print and save the resolved config, do the work; the exit status.
+    """Parse ``argv``, do the work in its run folder, and return the exit status.
 
-    0 done (or found done), 1 failed, 2 bad usage: one clear line, before any work starts. A config
-    with an ``out`` field gets a run folder: config.yaml, metrics.json and, last, manifest.json.
-    With VISVM_LOG=json the log is JSON, a line each.
+    0 done (or found done), 1 failed, 2 bad usage (one line, before any work starts), 130 interrupted.
+    A config with an ``out`` field gets a run folder: config.yaml, metrics.json and, last, manifest.json.
+    At the end the result's path and ``next_command`` are printed. With VISVM_LOG=json logs are JSON lines.
     """
+    config: ConfigT | None = None
     try:
         logs.setup()
-        config = parse(config_class, argv, doc=doc)
-        print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
+        config, is_printed = parse_all(config_class, argv, doc=doc, verb=verb_of(work))
+        if is_printed:
+            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
         with interruptible(), RunFolder.of(config) as folder:
             if folder.complete:
                 logger.info("%s is complete already; nothing to do", folder.path)
-                return 0
-            folder.finish(work(config))
+            else:
+                folder.finish(work(config))
+        _close(folder, next_command(config) if next_command else None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return BAD_USAGE
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 1
+        out = getattr(config, "out", None)
+        print(f"interrupted; {AGAIN} {out}" if out else "interrupted", file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
-            print(f"failed: {error}: make room and run the same command again to go on", file=sys.stderr)
-        else:
-            logger.exception("the job failed; run the same command again to go on from what is written")
-        return 1
-    return 0
+        return _fail(error)
+    return DONE
+
+
+def verb_of(work: Callable[..., Any]) -> str:
+    """Return the verb of a job's function by its file: "caption", or "world make" for ``world.make``."""
+    module = work.__module__
+    if module == "__main__" and (spec := sys.modules["__main__"].__spec__):
+        module = spec.name
+    verb = module.rpartition(".")[2].replace("_", "-")
+    return verb if work.__name__ == "work" else f"{verb} {work.__name__}"
+
+
+def _close(folder: RunFolder, next_command: str | None) -> None:
+    """Say where the result is, and what to run next."""
+    if folder.path is not None:
+        print(f"result: {folder.path}", flush=True)
+        if next_command:
+            print(f"next:   {next_command}", flush=True)
+
+
+def _fail(error: Exception) -> int:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        print(f"failed: {error}: make room, then {AGAIN}", file=sys.stderr)
+    else:
+        logger.exception("the job failed; %s", AGAIN)
+    return FAILED
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM (`ray job stop`, a node that goes away) ends the block as Ctrl-C does."""
+    """Let SIGTERM (`ray job stop`, a node that goes away) end the block as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
-    except SystemExit:  # Ray puts a handler of its own in the place of ours
+    except SystemExit:  # Ray replaces our handler by its own
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-
-
-def parse(config_class: type[ConfigT], argv: Sequence[str] | None, *, doc: str) -> ConfigT:
-    """The config from ``--config``, ``--set`` and one flag for each top-level field."""
-    parser = _parser(config_class, doc)
-    given = vars(parser.parse_args(argv))
-    path, overrides = given.pop("config"), given.pop("set")
-    return load(config_class, path, overrides, **given)
-
-
-def _parser(config_class: type[Config], doc: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", help="YAML file with any of the keys below")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key")
-    for name, field in config_class.model_fields.items():
-        name = field.alias or name
-        parser.add_argument("--" + name.replace("_", "-"), **_flag(field))
-    return parser
-
-
-def _flag(field: Any) -> dict[str, Any]:
-    default = "" if field.is_required() else f" (default: {field.get_default(call_default_factory=True)})"
-    flag: dict[str, Any] = {"help": ((field.description or "") + default).replace("%", "%%"), "default": None}
-    kinds = {typing.get_origin(kind) or kind for kind in _members(field.annotation)}
-    if kinds & {list, tuple}:
-        return flag | {"nargs": "+", "action": "extend"}
-    if bool in kinds:
-        return flag | {"action": argparse.BooleanOptionalAction}
-    return flag
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    args = typing.get_args(annotation)
-    is_union = args and typing.get_origin(annotation) not in (list, tuple, dict, typing.Literal)
-    return args if is_union else (annotation,)

@@ -7,10 +7,18 @@ import logging
 import os
 import sys
 import uuid
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
 LOG = "VISVM_LOG"
+OURS = ("visvm", "actors", "jobs", "__main__")
+NOISY = ("ray", "transformers", "huggingface_hub", "open_clip", "accelerate", "deepspeed", "matplotlib")
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 RUN_ID = uuid.uuid4().hex[:12]  # of this process
 
 
@@ -28,19 +36,44 @@ def is_json() -> bool:
 
 def setup() -> None:
     """Send this process's log to stderr in the form that is asked for."""
+    handler = BarHandler()
     if is_json():
-        handler = logging.StreamHandler()
         handler.setFormatter(JsonFormatter())
-        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     else:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=is_json())
+    _quiet_others()
+
+
+def _quiet_others() -> None:
+    """Show our own lines, and only the errors of libraries: a user can do nothing about their warnings."""
+    for name in OURS:
+        logging.getLogger(name).setLevel(logging.INFO)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+class BarHandler(logging.StreamHandler[Any]):
+    """Writes to stderr, above the progress bar if one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        tqdm = sys.modules.get("tqdm")  # not imported: no bar
+        if tqdm is None:
+            super().emit(record)
+        else:
+            tqdm.tqdm.write(self.format(record), file=sys.stderr)
 
 
 class JsonFormatter(logging.Formatter):
     """A record as one JSON object: time, level, logger, message, and the ids of run and Ray job."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "level": record.levelname,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from jobs.runner.lock import Lock, acquire
 from visvm import storage
@@ -85,17 +85,40 @@ class RunFolder:
     def _check_config(self, path: str) -> None:
         saved = storage.join(path, "config.yaml")
         config = self.config.model_dump(mode="json")
-        if storage.exists(saved):
-            other = yaml.safe_load(storage.read(saved))
-            if self._essential(other) != self._essential(config):
-                raise ValueError(
-                    f"{path} was written with another config (see {saved}); choose another --out"
-                )
+        if storage.exists(saved) and (differences := self._differences(_mapping(saved), config)):
+            raise ValueError(
+                f"{path} was written with another config: {'; '.join(differences)}."
+                " Give the same values, or choose another --out"
+            )
         storage.write(saved, yaml.safe_dump(config, sort_keys=False))
 
-    def _essential(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What the results follow from."""
-        return {key: value for key, value in config.items() if key not in self.config.OPERATIONAL}
+    def _differences(self, saved: dict[str, Any], config: dict[str, Any]) -> list[str]:
+        """Compare what the results follow from: each key that has changed, with both values."""
+        try:  # renames former keys, and gives those that came later their defaults
+            was = type(self.config).model_validate(saved).model_dump(mode="json")
+        except ValidationError:
+            was = saved
+        keys = [key for key in {**config, **was} if key not in self.config.OPERATIONAL]
+        return [
+            f"{key} was {was.get(key)!r}, is {config.get(key)!r}"
+            for key in keys
+            if was.get(key) != config.get(key)
+        ]
+
+
+def _mapping(path: str) -> dict[str, Any]:
+    """A saved config.
+
+    Raises:
+        ValueError: the file holds no mapping.
+    """
+    try:
+        data = yaml.safe_load(storage.read(path))
+    except yaml.YAMLError:
+        data = None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} is damaged: expected a config's keys and values; choose another --out")
+    return data
 
 
 def is_complete(path: str) -> bool:

@@ -10,12 +10,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from actors.serving.admission import hash_key
 from jobs.inputs.models import check_policy, check_reward, check_value, default_value, resolve
 from visvm.chat import ChatLimits
 from visvm.config import Config, ConfigT
 from visvm.fetch import Limits
-from visvm.value import check_value_model
 
 KEYS = "VISVM_API_KEYS"
 
@@ -109,6 +107,8 @@ def find_models(config: ServeConfig) -> Models:
     Raises:
         ValueError: one cannot be found, or does not fit.
     """
+    from visvm.value import check_value_model
+
     policy = check_policy(config.policy)
     reward = None if config.reward == "none" else check_reward(config.reward, policy=config.policy)
     value = config.value or default_value(policy)
@@ -128,6 +128,8 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     Raises:
         ValueError: the file cannot be read or holds no key.
     """
+    from actors.serving.admission import hash_key
+
     if path is None:
         keys = os.environ.get(KEYS, "").split(",")
     else:

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -18,39 +17,10 @@ from jobs.capacity.preflight import Demand, check
 from jobs.runtime import ray_setup
 from jobs.runtime.curve_follower import following_curve
 from visvm import storage
-from visvm.config import Config
 
 logger = logging.getLogger(__name__)
 Train = Callable[[dict[str, Any]], dict[str, Any]]
 CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
-
-
-class WorkersConfig(Config):
-    """The fields of every job that trains."""
-
-    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
-    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
-    min_workers: int | None = Field(
-        None, ge=1, description="go on with as few when machines are lost (default: all); not with DeepSpeed"
-    )
-    max_failures: int = Field(
-        3, ge=0, description="how often training goes on from its last checkpoint after a worker has died"
-    )
-    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
-
-    @model_validator(mode="after")
-    def _is_elastic(self) -> WorkersConfig:
-        least, most = self.least_workers, self.num_workers
-        if least > most:
-            raise ValueError(f"min_workers = {least} is more than num_workers = {most}")
-        if least < most and getattr(self, "deepspeed", None) is not None:
-            raise ValueError("min_workers: a DeepSpeed checkpoint fits one number of workers; leave it out")
-        return self
-
-    @property
-    def least_workers(self) -> int:
-        """As few as training goes on with."""
-        return self.num_workers if self.min_workers is None else self.min_workers
 
 
 def fit(train: Train, config: Any, **options: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Stages:
     def evaluation(self, name: str, coco: str, captions: Mapping[str, str]) -> Metrics:
         """The results of captions in folders, by the name of their row."""
         given = {"captions": [f"{row}={path}" for row, path in captions.items()], "coco": coco}
-        return self._run(name, evaluate.work, evaluate.EvaluateConfig, given)
+        return self._run(name, evaluate.judge, evaluate.EvaluateConfig, given)
 
     def metrics(self, name: str) -> Metrics:
         """What a finished stage reported."""

@@ -18,12 +18,12 @@ import yaml
 from botocore.validate import ParamValidator
 
 from jobs import cli, plan
-from jobs.capacity import cluster_spec
+from jobs.capacity import cluster_spec, job_plan
 from jobs.generate_triples import GenerateConfig
 from jobs.runner.command import parse
 from tests.support.cluster_schema import MANIFESTS, AwsProvider, GcpNode, GcpProvider, cluster_of
 from tests.support.paths import ROOT
-from visvm.training.sft import read_deepspeed
+from visvm.training.config import read_deepspeed
 
 CLUSTER = ROOT / "cluster"
 RAY_SCHEMA = json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
@@ -181,7 +181,7 @@ def test_the_ray_job_is_a_command_that_we_take() -> None:
     assert config.max_images == 16  # of the config file, which is in the image
     variables = yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
     path = variables[cluster_spec.CLUSTER_FILE].replace("/opt/visvm", str(ROOT))
-    job = plan.make_plan(
+    job = job_plan.make_plan(
         "generate-triples", config, cluster_spec.read(path), num_images=None, rates=plan.Rates()
     )
     assert job.facts()["problems"] == []

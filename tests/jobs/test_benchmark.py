@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from jobs import benchmark
-from visvm.benchmark import PROGRAMS, SIZES, Setup, Workload, load, ours, published, sizes
-from visvm.benchmark.programs import GAMMA, make_responses, pairs_of, value_model
-from visvm.benchmark.workload import SPREAD
+from visvm.benchmark import ours, published
+from visvm.benchmark import random_models as sizes
+from visvm.benchmark.parts import PROGRAMS, Setup
+from visvm.benchmark.programs import GAMMA, load, make_responses, pairs_of, value_model
+from visvm.benchmark.sizes import SIZES
+from visvm.benchmark.workload import SPREAD, Workload
 from visvm.families import family_of
 from visvm.training.td import Response
 

@@ -9,7 +9,7 @@ import torch
 
 from jobs import caption
 from jobs.runner.part_files import parts, read_rows
-from visvm.records import CAPTIONS
+from visvm.schemas import CAPTIONS
 from visvm.value import VisionValueModel
 
 

@@ -14,7 +14,7 @@ from jobs import evaluate
 from tests.visvm.metrics.test_chair import GOLDEN, annotations
 from visvm.metrics import Resampling
 from visvm.metrics import evaluate as judge
-from visvm.records import CAPTIONS
+from visvm.schemas import CAPTIONS
 
 TRUTH = {"7": frozenset({"dog", "cat"}), "8": frozenset()}
 GOOD = [{"image_id": 7, "caption": "A dog and a cat."}, {"image_id": 8, "caption": "Grass. Sky."}]

@@ -14,11 +14,11 @@ import pytest
 import ray
 
 from jobs import generate_triples
-from jobs.generate_triples import triples
+from jobs.pipeline.triples import triples
 from jobs.runner.part_files import parts, read_rows
 from tests.support import tiny
 from tests.support.paths import ROOT
-from visvm.records import ERRORS, ROLLOUTS, TRIPLES
+from visvm.schemas import ERRORS, ROLLOUTS, TRIPLES
 
 NUM_IMAGES, NUM_PROMPTS = 40, 9
 

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from jobs import caption, plan
-from jobs.capacity import cluster_spec, preflight
+from jobs.capacity import cluster_spec, job_plan, preflight
 from jobs.capacity.cluster_spec import GPUS, Cluster
 from jobs.capacity.duration import Rates, actor_seconds, worker_seconds
 from jobs.capacity.memory import actor_bytes, clip_parameters, size_of, worker_bytes
@@ -140,7 +140,7 @@ def test_search_costs_more_than_greedy_and_less_than_mcts() -> None:
         for method in ("greedy", "prm", "visvm", "best_of_n", "mcts")
     }
     seconds = {
-        method: actor_seconds(config, POLICY_7B, plan.models_of(config), GPUS["H200"], Rates())
+        method: actor_seconds(config, POLICY_7B, job_plan.models_of(config), GPUS["H200"], Rates())
         for method, config in configs.items()
     }
     greedy, prm, visvm, best_of_n, mcts = seconds.values()

@@ -21,7 +21,8 @@ from jobs.runtime import ray_setup
 from tests.support import tiny
 from visvm.config import load
 from visvm.images import load as load_image
-from visvm.records import ROLLOUTS, TRIPLES, Question
+from visvm.records import Question
+from visvm.schemas import ROLLOUTS, TRIPLES
 from visvm.training.captions import split
 from visvm.training.rollouts import from_rows
 from visvm.training.value_loop import ValueTrainer, build

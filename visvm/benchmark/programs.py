@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from visvm.benchmark import ours, published
-from visvm.benchmark.sizes import SIZES, Size, build, image
+from visvm.benchmark.parts import Part, Setup
+from visvm.benchmark.random_models import build, image
 from visvm.benchmark.workload import Workload
 from visvm.families import family_of
 from visvm.training.td import Response
@@ -18,32 +18,8 @@ from visvm.value import VisionValueModel
 from visvm.value.model import VisionValueConfig
 
 Run = Callable[[], int]
-Part = Literal["search", "scoring", "training-10", "training-42", "rollouts", "prefill"]
-PROGRAMS: dict[Part, tuple[str, ...]] = {
-    "search": ("published", "batched", "ours", "greedy", "generate"),
-    "scoring": ("published", "ours"),
-    "training-10": ("published", "ours"),
-    "training-42": ("published", "ours"),
-    "rollouts": ("published", "ours"),
-    "prefill": ("published", "ours"),
-}
 NUM_RESPONSES: dict[Part, int] = {"training-10": 2, "training-42": 6}  # of 5 and of 7 sentences
 GAMMA = 0.9
-
-
-@dataclass(frozen=True)
-class Setup:
-    """The model (a key of SIZES), where and in which type it computes, and the work."""
-
-    model: str
-    workload: Workload
-    device: str = "cpu"
-    dtype: str = "float32"
-
-    @property
-    def size(self) -> Size:
-        """The model's size."""
-        return SIZES[self.model]
 
 
 def load(part: Part, name: str, setup: Setup) -> Run:

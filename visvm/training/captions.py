@@ -35,7 +35,7 @@ class CaptionExample:
 
 
 def read_captions(folders: Sequence[str]) -> list[CaptionExample]:
-    """The captions of parquet folders or files (schema ``records.CAPTIONS``), local or by URI.
+    """The captions of parquet folders or files (schema ``schemas.CAPTIONS``), local or by URI.
 
     They are sorted, for the rows of a folder lie in the order in which they were done.
 

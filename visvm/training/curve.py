@@ -75,5 +75,5 @@ def _scalars(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, flo
     for key, value in entry.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and key != "step":
+        elif isinstance(value, int | float) and key not in ("step", "num_steps"):
             yield prefix + key, value

@@ -47,7 +47,7 @@ class Rollout:
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> list[Rollout]:
-    """One Rollout an image, sorted by its id, from rows of ``records.ROLLOUTS`` in any order.
+    """One Rollout an image, sorted by its id, from rows of ``schemas.ROLLOUTS`` in any order.
 
     Raises:
         ValueError: a response has not one finite reward a sentence, or an id stands for two images.

@@ -8,42 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-import yaml
-from pydantic import Field, model_validator
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 from visvm import storage
-from visvm.config import Config
 from visvm.families import check_supported, family_of
 from visvm.storage import mirror
 from visvm.training.captions import CaptionExample, Captions, Collator, split
-
-
-class SftConfig(Config):
-    """How a policy is fine-tuned; the defaults are the paper's for a 7B model."""
-
-    epochs: float = Field(3, gt=0, description="passes over the captions")
-    learning_rate: float = Field(1e-6, gt=0, description="peak of a cosine schedule")
-    batch_size: int = Field(128, ge=1, description="captions an optimiser step, over all workers")
-    micro_batch_size: int = Field(4, ge=1, description="captions a forward pass of one worker")
-    train_vision: bool = Field(True, description="train the vision encoder too")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
-    held_out: float = Field(0.02, ge=0, lt=1, description="share of the images kept for the eval loss")
-    save_steps: float = Field(
-        0.25, gt=0, description="a checkpoint every so many steps, or (below 1) share of the run"
-    )
-    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
-    deepspeed: dict[str, Any] | str | None = Field(
-        None, description="DeepSpeed config, a JSON or YAML file (cluster/deepspeed_zero3.json)"
-    )
-    seed: int = Field(0, description="order of the captions")
-
-    @model_validator(mode="after")
-    def _check_steps(self) -> SftConfig:
-        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
-            raise ValueError("save_steps is a whole number of steps, or a share below 1")
-        return self
+from visvm.training.config import SftConfig, read_deepspeed
 
 
 def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use_cpu: bool) -> Any:
@@ -96,23 +67,6 @@ def _deepspeed(config: SftConfig) -> dict[str, Any] | None:
     given = read_deepspeed(config.deepspeed)
     follow = {**dict.fromkeys((*names, "gradient_clipping"), "auto"), "bf16": {"enabled": "auto"}}
     return None if given is None else {**follow, "zero_allow_untested_optimizer": True, **given}
-
-
-def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None:
-    """A DeepSpeed config from a dict or a JSON or YAML file.
-
-    Raises:
-        ValueError: the file cannot be read or is no mapping.
-    """
-    if not isinstance(config, str):
-        return config
-    try:
-        data = yaml.safe_load(storage.read(config))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read DeepSpeed config {config}: {error}") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"DeepSpeed config {config} must be a mapping")
-    return data
 
 
 def load_policy(name: str) -> tuple[Any, Any]:

@@ -13,27 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from visvm.config import Config
-
 NO_STATE = -1
-
-
-class TDConfig(Config):
-    """What is learned: the return, its units, and what ends it."""
-
-    gamma: float = Field(0.9, ge=0, lt=1, description="discount of the next sentence's value")
-    reward_centre: Literal["mean"] | float = Field(
-        "mean", description="c in (r - c) / s: the reward at which a sentence is worth nothing"
-    )
-    reward_scale: Literal["std"] | float = Field("std", description="s in (r - c) / s")
-    predict: Literal["value", "future"] = Field("value", description="V, or the future F without r_i itself")
-    terminal: bool = Field(True, description="the target of a last sentence is its reward alone")
 
 
 @dataclass(frozen=True)

@@ -13,59 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field, model_validator
 
+from visvm.training.config import ValueTraining, read_deepspeed
 from visvm.training.diagnostics import Sentence, diagnose, sentences
 from visvm.training.parallel import Parallel, Replicated, Sharded, all_sum, num_workers, rank
 from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan, reward_statistics, share
-from visvm.training.sft import read_deepspeed
-from visvm.training.td import TDConfig, td_loss, td_target
+from visvm.training.td import td_loss, td_target
 from visvm.training.text_packing import Packer
 from visvm.value import VisionValueModel
 
 STEPS_AHEAD = 2
 NUM_LOGS = 400
-
-
-class ValueTraining(TDConfig):
-    """How a value model is trained; the rates suit a 7B model."""
-
-    state: Literal["sentence", "prefix"] = Field(
-        "sentence", description="what V reads behind the image: the sentence, or all sentences so far"
-    )
-    mark_end: bool = Field(True, description="end-of-text follows a sentence that ends its caption")
-    epochs: int = Field(3, ge=1, description="passes over the rollouts")
-    batch_size: int = Field(32, ge=1, description="images an optimiser step, over all workers")
-    micro_batch_size: int = Field(2, ge=1, description="images a forward pass of one worker, at most")
-    learning_rate: float = Field(1e-5, gt=0, description="peak of a cosine schedule")
-    train_vision: bool = Field(True, description="train the vision encoder too")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
-    weight_decay: float = Field(0.0, ge=0, description="of AdamW")
-    clip: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
-    held_out: float = Field(0.05, ge=0, lt=1, description="share of the images kept for evaluation")
-    save_steps: float = Field(
-        0.25, gt=0, description="evaluate and checkpoint every so many steps, or (below 1) share of an epoch"
-    )
-    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
-    deepspeed: dict[str, Any] | str | None = Field(
-        None, description="DeepSpeed config (JSON or YAML file): shards the model; else it is replicated"
-    )
-    pixel_cache_mb: int = Field(1024, ge=0, description="MiB of preprocessed pixels each worker keeps")
-    seed: int = Field(0, ge=0, description="order of the images")
-
-    @model_validator(mode="after")
-    def _check(self) -> ValueTraining:
-        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
-            raise ValueError("save_steps is a whole number of steps, or a share below 1")
-        if not self.terminal and self.state == "prefix":
-            raise ValueError("terminal = False is the published variant of state = 'sentence' only")
-        return self
 
 
 class ValueTrainer:
@@ -144,6 +107,7 @@ class ValueTrainer:
         value, length, pairs = window.tolist()
         return {
             "step": self.step,
+            "num_steps": self.num_steps,
             "epoch": self.step / self.steps_per_epoch,
             "td_loss": value / max(pairs, 1),
             "td_loss_length": length / max(pairs, 1),

@@ -14,8 +14,9 @@ from actors.batch.rows import UNITS, Row, each, load
 from tests.support import tiny
 from visvm.images import load as load_image
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import CAPTIONS, ROLLOUTS, Request
+from visvm.records import Request
 from visvm.reward import ClipScorer
+from visvm.schemas import CAPTIONS, ROLLOUTS
 from visvm.sentences import split_sentences
 from visvm.value import VisionValueModel
 

@@ -13,7 +13,7 @@ from jobs.runner.run_folder import write_json
 from jobs.workflow import demo_report
 from jobs.workflow.stages import Stages
 from visvm.metrics import read_truth
-from visvm.records import CAPTIONS
+from visvm.schemas import CAPTIONS
 from visvm.storage import write_table
 
 METHODS = ("greedy", "visvm", "sft_visvm")

@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from tests.support import tiny
 from visvm.families import family_of
 from visvm.policy import SharedPrefixPolicy
-from visvm.records import CAPTIONS, Request
+from visvm.records import Request
+from visvm.schemas import CAPTIONS
 from visvm.training import sft
 from visvm.training.captions import (
     IGNORED,

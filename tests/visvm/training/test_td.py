@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from visvm.config import load
+from visvm.training.config import TDConfig
 from visvm.training.td import (
     NO_STATE,
     Pairs,
     Response,
-    TDConfig,
     discounted_returns,
     num_pairs,
     pair_rewards,

@@ -1,0 +1,117 @@
+"""A job on a cluster: what it needs, what fits, how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import caption, generate_triples
+from jobs.capacity import preflight
+from jobs.capacity.cluster_spec import GB, GPUS, Cluster
+from jobs.capacity.duration import Rates, actor_seconds, worker_seconds
+from jobs.capacity.memory import KNOWN
+from jobs.capacity.preflight import Demand
+from jobs.inputs.models import CLIP, check_reward, default_value, resolve
+from jobs.runtime import ray_setup, workers
+from visvm.search import METHODS
+
+PAPER_IMAGES = 9215
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job on a cluster."""
+
+    job: str
+    config: Any
+    cluster: Cluster
+    demands: list[Demand]
+    models: dict[str, str | None]
+    num_images: int
+    rates: Rates
+
+    def facts(self) -> dict[str, Any]:
+        """All figures of the plan; None where a rate or price is not known."""
+        places, num_placed = preflight.place(self.demands, self.cluster, most=True)
+        seconds, passes = self._seconds(), getattr(self.config, "epochs", 1)
+        worked = None if seconds is None else self.num_images * passes * seconds / 3600
+        used = [place.node for place in places if any(place.on_gpu) or place.on_host]
+        price = sum(node.price_per_hour or 0 for node in used) if used else 0
+        hours = None if worked is None else worked / max(1, num_placed[0])
+        is_priced = hours is not None and all(node.price_per_hour is not None for node in used)
+        return {
+            "job": self.job,
+            "cluster": str(self.cluster),
+            "stages": [_row(*pair) for pair in zip(self.demands, num_placed, strict=True)],
+            "num_images": self.num_images,
+            "passes": passes,
+            "seconds_per_image": seconds,
+            "actor_hours": worked,
+            "hours": hours,
+            "num_nodes": len(used),
+            "cost": price * hours if is_priced and hours is not None else None,
+            "rates": self.rates.model_dump(),
+            "problems": preflight.shortfalls(self.demands, self.cluster),
+        }
+
+    def _seconds(self) -> float | None:
+        if self.rates.seconds_per_image:
+            return self.rates.seconds_per_image
+        gpu = next((GPUS[group.gpu] for group in self.cluster.nodes if group.gpu in GPUS), None)
+        if gpu is None or not any(demand.gpus for demand in self.demands):
+            return None
+        if self.job in ("train-value", "finetune"):
+            return worker_seconds(self.config, gpu, self.rates)
+        return actor_seconds(self.config, str(self.models["policy"]), self.models, gpu, self.rates)
+
+
+def make_plan(job: str, config: Any, cluster: Cluster, *, num_images: int | None, rates: Rates) -> Plan:
+    """The plan of a job; its models are looked at by name and configuration only.
+
+    Raises:
+        ValueError: a model cannot be found, or is of no supported family.
+    """
+    models: dict[str, str | None] = {}
+    if job in ("train-value", "finetune"):
+        if config.policy not in KNOWN:
+            config = config.model_copy(update={"policy": resolve(config.policy, "policy")})
+        demands = [workers.demand(config, cluster)]
+    else:
+        models = models_of(config)
+        loading = ray_setup.loading(config.device, config.dtype, cluster)
+        make = generate_triples.make_stages if job == "generate-triples" else caption.make_stages
+        demands = [stage.demand for stage in make(config, models, loading)]
+    given = num_images or getattr(config, "sample", None) or PAPER_IMAGES
+    return Plan(job, config, cluster, demands, models, given, rates)
+
+
+def models_of(config: Any) -> dict[str, str | None]:
+    """The models a pipeline will load; a value model that is not there yet is as large as the policy."""
+    policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
+    needs = METHODS[config.method].needs if hasattr(config, "method") else "reward"
+    is_value = needs in caption.PREDICTS
+    value = getattr(config, "value", None) or default_value(policy)
+    return {
+        "policy": policy,
+        "reward": _reward(config) if "reward" in needs else None,
+        "value": (resolve(value, "value") if value else policy) if is_value else None,
+    }
+
+
+def _reward(config: Any) -> str:
+    is_known = config.reward == "auto" and config.policy in KNOWN  # without a look at the hub
+    return check_reward(CLIP if is_known else config.reward, policy=config.policy)
+
+
+def _row(demand: Demand, num: int) -> dict[str, Any]:
+    parts = [{name: size / GB for name, size in one.items()} for one in demand.parts]
+    return {
+        "stage": demand.stage,
+        "min_actors": demand.count,
+        "max_actors": demand.most,
+        "room_for": num,
+        "cpus": demand.cpus,
+        "gpus": demand.gpus,
+        "memory_gb": demand.memory / GB,
+        "parts_gb": parts,
+    }

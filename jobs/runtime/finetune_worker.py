@@ -1,0 +1,75 @@
+"""What each worker of finetune runs: Hugging Face's Trainer under Ray Train."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from transformers import TrainerCallback
+
+from jobs.finetune import FinetuneConfig
+from visvm import storage
+from visvm.training import sft
+from visvm.training.captions import read_captions
+from visvm.training.curve import Curve
+
+
+def train(settings: dict[str, Any]) -> dict[str, Any]:
+    """What each worker runs: Hugging Face's Trainer, from the last checkpoint on if there is one."""
+    config = FinetuneConfig.model_validate(settings)
+    context = ray.train.get_context()
+    use_cpu = ray.train.torch.get_device().type == "cpu"
+    if use_cpu:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = sft.training_arguments(
+            config, output=Path(scratch), num_workers=context.get_world_size(), use_cpu=use_cpu
+        )
+        trainer = sft.build_trainer(
+            config.policy,
+            read_captions(config.captions),
+            arguments,
+            config,
+            callbacks=[RayTrainCallback(config.out)],
+        )
+        checkpoint = ray.train.get_checkpoint()
+        with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+            trainer.train(resume_from_checkpoint=folder)
+        sft.save_policy(trainer, storage.join(config.out, "model"))
+    return sft.training_metrics(trainer)
+
+
+class RayTrainCallback(TrainerCallback):
+    """Writes the curve; hands checkpoints to Ray, which gathers the parts of all workers."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+        self.curve: Curve | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.curve = Curve(self.out, step=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if self.curve:
+            self.curve.add({"step": state.global_step, "num_steps": state.max_steps, **logs})
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.curve:
+            self.curve.save()
+        folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        ray.train.report(
+            {"step": state.global_step},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.curve:
+            self.curve.close()

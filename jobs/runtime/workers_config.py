@@ -1,0 +1,35 @@
+"""The fields of every job that trains."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from visvm.config import Config
+
+
+class WorkersConfig(Config):
+    """The fields of every job that trains."""
+
+    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
+    num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with as few when machines are lost (default: all); not with DeepSpeed"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="how often training goes on from its last checkpoint after a worker has died"
+    )
+    device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
+
+    @model_validator(mode="after")
+    def _is_elastic(self) -> WorkersConfig:
+        least, most = self.least_workers, self.num_workers
+        if least > most:
+            raise ValueError(f"min_workers = {least} is more than num_workers = {most}")
+        if least < most and getattr(self, "deepspeed", None) is not None:
+            raise ValueError("min_workers: a DeepSpeed checkpoint fits one number of workers; leave it out")
+        return self
+
+    @property
+    def least_workers(self) -> int:
+        """As few as training goes on with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
