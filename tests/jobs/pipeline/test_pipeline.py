@@ -21,7 +21,7 @@ from jobs.runner import part_files
 from jobs.runner.command import run
 from jobs.runner.part_files import PartFiles, parts, read_rows
 from visvm.config import load as load_config
-from visvm.records import ERRORS
+from visvm.schemas import ERRORS
 
 NUM_DONE = 64
 NAMED = pa.schema([*UNIT, ("answer", pa.string())])
@@ -244,5 +244,5 @@ def test_progress_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         progress = Progress("captions", total=10, done=4)
         progress.add(6, num_errors=1)
-    assert "going on after 4 of 10" in caplog.messages[0]
+    assert "resuming after 4 of 10" in caplog.messages[0]
     assert "captions: 10 of 10, 1 failed" in caplog.messages[1] and "0 s left" in caplog.messages[1]
