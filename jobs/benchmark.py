@@ -1,4 +1,4 @@
-"""What the shared prefix saves: the published procedure, batching alone, ours and greedy, side by side.
+"""Measure what the shared prefix saves: the published procedure, batching alone, ours and greedy.
 
 Greedy decoding is there twice: ours behind the stored image, and plain `generate`.
 
@@ -38,7 +38,7 @@ _program: Callable[[], int]  # this process's own, set by _start
 
 
 class BenchmarkConfig(Config):
-    """Configuration of benchmark."""
+    """What is measured, on which model and device."""
 
     model: str = Field("bench", description=", ".join(SIZES))
     parts: tuple[Part, ...] = Field(tuple(PROGRAMS), min_length=1, description=", ".join(PROGRAMS))
@@ -64,7 +64,7 @@ class BenchmarkConfig(Config):
 
     @property
     def setup(self) -> Setup:
-        """What every program gets."""
+        """Return what every program is given."""
         workload = Workload(
             num_sentences=self.num_sentences,
             sentence_length=self.sentence_length,
@@ -93,7 +93,7 @@ def work(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def measure(part: Part, config: BenchmarkConfig) -> dict[str, list[Measure]]:
-    """The runs of each program of a part, the programs in turn."""
+    """Run the programs of a part in turn and return the runs of each."""
     from tqdm import tqdm
 
     names = PROGRAMS[part]
@@ -124,7 +124,7 @@ def _start(part: Part, name: str, setup: Setup, threads: int) -> None:
 
 
 def _measure(device: str) -> Measure:
-    """One run: seconds, tokens, and the most memory (MiB) this process has held so far."""
+    """Run once; return the seconds, the tokens and the peak memory (MiB) of this process so far."""
     import torch
 
     is_gpu = device == "cuda"
@@ -145,7 +145,7 @@ def _peak_kib() -> int:
 
 
 def summary(measured: dict[str, dict[str, list[Measure]]]) -> dict[str, Any]:
-    """The ratios of each part, and the peak memory of each program."""
+    """Return the ratios of each part and the peak memory of each program."""
     result: dict[str, Any] = {"training": {}}
     for part, runs in measured.items():
         ratios = {
@@ -165,12 +165,12 @@ def summary(measured: dict[str, dict[str, list[Measure]]]) -> dict[str, Any]:
 
 
 def ratio(a: Sequence[Measure], b: Sequence[Measure]) -> float:
-    """The median of the paired ratios of the times."""
+    """Return the median of the paired ratios of the times."""
     return round(median(x["seconds"] / y["seconds"] for x, y in zip(a, b, strict=True)), 2)
 
 
 def table(measured: dict[str, dict[str, list[Measure]]]) -> str:
-    """The figures as a table for the console."""
+    """Return the figures as a table in plain text."""
     rows = [f"{'part':12} {'program':10} {'seconds':>9} {'to ours':>8} {'tokens':>8} {'peak MiB':>9}"]
     for part, runs in measured.items():
         for name, each in runs.items():

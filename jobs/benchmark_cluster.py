@@ -1,4 +1,4 @@
-"""What Ray costs and what it survives, on the embedded world: chaos, overhead, actors, memory.
+"""Measure what Ray costs and what it survives, on the embedded world: chaos, overhead, actors, memory.
 
     visvm benchmark-cluster --json docs/results/cluster.json           an hour on two cores
     visvm benchmark-cluster --parts overhead --num-images 200          minutes
@@ -22,7 +22,7 @@ from visvm.config import Config
 
 
 class ClusterConfig(Config):
-    """Configuration of benchmark-cluster."""
+    """What is measured, and on how many images."""
 
     parts: tuple[Literal["chaos", "overhead", "actors", "memory"], ...] = Field(
         ("chaos", "overhead", "actors", "memory"), min_length=1, description="chaos, overhead, actors, memory"
@@ -37,7 +37,7 @@ class ClusterConfig(Config):
 
 
 def work(config: ClusterConfig) -> dict[str, Any]:
-    """Measure every part; figures of parts that are not measured now stay in the file."""
+    """Measure the parts that are asked for; the file keeps its figures of the others."""
     from jobs.loadtest.cluster_bench import measure
 
     return measure(config)

@@ -1,4 +1,4 @@
-"""The endpoint under load: more clients, replicas that come and go, replicas that are killed.
+"""Put the endpoint under load: more clients, replicas that come and go, replicas that are killed.
 
     visvm benchmark-serve --json serve.json            (the embedded world, loopback only)
     visvm benchmark-serve --parts clients --num-requests 32
@@ -21,7 +21,7 @@ from visvm.config import Config
 
 
 class BenchmarkServeConfig(Config):
-    """Configuration of benchmark-serve."""
+    """What is measured, with how many clients and requests."""
 
     parts: tuple[Literal["clients", "scaling", "kills"], ...] = Field(
         ("clients", "scaling", "kills"), min_length=1, description="clients, scaling, kills"

@@ -3,8 +3,8 @@
     visvm demo                                  about ten minutes on two cores
     visvm demo --size full --out runs/full      a thousand test images, every curve; hours
 
-Every stage is another job in a folder below OUT; interrupted and started again, the demo goes on
-with the stage it was in. Writes OUT/metrics.json and OUT/report.html.
+Every stage is another job in a folder below OUT; if it is interrupted, the same command resumes with the
+stage it was in. Writes OUT/metrics.json and OUT/report.html.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 class DemoConfig(SharedPaths):
-    """Configuration of demo; --size sets every number that is not given."""
+    """The numbers of the demo; --size sets those that are not given."""
 
     out: str = Field("runs/demo", description="folder of the run")
     size: Literal["small", "full"] = Field("small", description="small or full")
@@ -111,12 +111,12 @@ class DemoConfig(SharedPaths):
 
     @property
     def learned(self) -> list[str]:
-        """The methods that need a model of their own."""
+        """Return the methods that need a model of their own."""
         return [method for method in self.methods if method in LEARNED]
 
 
 class Demo:
-    """The images and stages of a run, and what the stages pass on."""
+    """The images and stages of a run, and what one stage passes to the next."""
 
     def __init__(self, config: DemoConfig) -> None:
         self.config = config
@@ -130,7 +130,7 @@ class Demo:
         self.centres: dict[str, float] = {}
 
     def images(self) -> None:
-        """Training, validation and test images, of three splits of the world."""
+        """Make training, validation and test images, from three splits of the world."""
         counts = {
             "train": max(self.config.num_train, self.config.num_sft),
             "validation": self.config.num_validation,
@@ -141,7 +141,7 @@ class Demo:
                 self.stages.images(f"images/{split}", split=split, count=count)
 
     def learn(self) -> None:
-        """Rollouts of the training images, and from them the value models and the future model."""
+        """Make rollouts of the training images, and train the value models and the future model on them."""
         train, stages, config = self.stages.path("images/train"), self.stages, self.config
         stages.rollouts("rollouts", train, sample=config.num_train)
         for method in config.learned:
@@ -150,7 +150,7 @@ class Demo:
                 stages.value(self._value(method, seed), "rollouts", policy="world", **options)
 
     def choose_centres(self) -> dict[str, Any]:
-        """For each learned method the centre whose captions are as long as greedy's on validation images.
+        """Choose each learned method's centre: captions as long as greedy's on validation images.
 
         Only centres that reach greedy's recall count, if one does. The curves are returned.
         """
@@ -176,7 +176,7 @@ class Demo:
         return {"centre": curves, "centre_compared": [rows["greedy"], rows["prm"]]}
 
     def search(self) -> dict[str, str]:
-        """Captions of the test images by every method."""
+        """Caption the test images by every method; return the folders by method."""
         runs = {row: self._test(row, ROWS[row][0], **ROWS[row][1]) for row in self.config.methods}
         for seed in range(1, self.config.value_seeds):
             value = self._value_model("visvm", seed)
@@ -187,7 +187,7 @@ class Demo:
         return runs
 
     def distil(self) -> dict[str, str]:
-        """Policies fine-tuned on searched captions of training images; their greedy test captions."""
+        """Fine-tune policies on searched captions of training images; return their greedy test captions."""
         images, runs = self.stages.path("images/train"), {}
         for method in self.config.sft:
             captions = self._captions(method, "train", images, method, sample=self.config.num_sft)
@@ -196,7 +196,7 @@ class Demo:
         return runs
 
     def step_sizes(self) -> dict[str, Any]:
-        """The results of PRM and VisVM at every step size, on the same test images."""
+        """Return the results of PRM and VisVM at every step size, on the same test images."""
         if not (self.config.step_sizes and self.config.num_step_sizes):
             return {}
         options = {"sample": self.config.num_step_sizes}
@@ -258,12 +258,12 @@ def work(config: DemoConfig) -> dict[str, Any]:
 
 
 def by_name(result: Metrics) -> dict[str, dict[str, Any]]:
-    """The rows of an evaluation by their method."""
+    """Return the rows of an evaluation by their method."""
     return {row["method"]: row for row in result["rows"]}
 
 
 def match(curve: Sequence[Mapping[str, Any]], greedy: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row as long as ``greedy``, of those with its recall; the one of most recall if none has it."""
+    """Return the row nearest to ``greedy`` in length, of those that reach its recall, or the best recall."""
     covering = [row for row in curve if row["recall"] >= greedy["recall"]]
     if not covering:
         return max(curve, key=lambda row: row["recall"])

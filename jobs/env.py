@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 def collect() -> dict[str, Any]:
-    """What a bug report needs to know; nothing is started, and no name of user, host or folder is told."""
+    """Return what a bug report needs; nothing is started, and no user, host or folder is named."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -71,14 +71,14 @@ def _gib(num_bytes: int) -> float:
 
 
 def _ray() -> dict[str, Any]:
-    """Whether jobs would attach to a cluster or start their own, and how Ray is set."""
+    """Return whether jobs would attach to a cluster or start their own, and Ray's settings."""
     settings = {name: value for name, value in sorted(os.environ.items()) if name.startswith("RAY_")}
     secret = {name: "(set)" for name in settings if "TOKEN" in name or "ADDRESS" in name}
     return {"would": "attach" if "RAY_ADDRESS" in settings else "start its own", **settings, **secret}
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The facts as indented lines."""
+    """Return the facts as indented lines."""
     lines = []
     for key, value in facts.items():
         if isinstance(value, dict):

@@ -4,8 +4,8 @@
     visvm finetune --policy llava-hf/llava-v1.6-mistral-7b-hf --captions runs/caption \\
         --num-workers 8 --bf16 --gradient-checkpointing --deepspeed cluster/deepspeed_zero3.json --out runs/7b
 
-The result, OUT/model, is a policy that every job takes. A run that was cut off goes on from its last
-checkpoint when the same command is given again.
+The result, OUT/model, is a policy that every job takes. If it is interrupted, the same
+command resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from visvm import storage
 from visvm.training.config import SftConfig, read_deepspeed
 
 # A model of two million parameters learns at another rate than one of seven billion.
-# Its sight does not survive that rate: the scheduler is kept as it is.
+# Its vision encoder does not survive that rate and is kept as it is.
 WORLD_DEFAULTS = {"learning_rate": 5e-4, "batch_size": 32, "micro_batch_size": 16, "train_vision": False}
 
 
 class FinetuneConfig(SftConfig, WorkersConfig, SharedPaths):
-    """``visvm finetune``."""
+    """The policy to fine-tune and the captions to learn."""
 
     policy: str = Field(description='directory or hub id of the policy to train, or "world"')
     captions: tuple[str, ...] = Field(min_length=1, description="run folders of the caption job")

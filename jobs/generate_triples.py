@@ -1,8 +1,8 @@
 """Images -> rollouts with rewards -> (sentence, next sentence, reward) triples.
 
 The policy answers each image five times (greedy and four temperatures), CLIP scores every sentence.
-Writes OUT/rollouts, OUT/triples and OUT/errors as parquet, and OUT/metrics.json. Killed and started
-again, it goes on from what is written.
+Writes OUT/rollouts, OUT/triples and OUT/errors as parquet, and OUT/metrics.json. If it is
+interrupted, the same command resumes it.
 
   visvm generate-triples --images photos/ --policy llava-hf/llava-v1.6-mistral-7b-hf \\
       --reward ViT-L-14-336/openai --sample 9215 --out runs/triples
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class GenerateConfig(PipelineConfig):
-    """Configuration of generate-triples."""
+    """How the responses are sampled and scored."""
 
     OPERATIONAL = PipelineConfig.OPERATIONAL | {"reward_num_gpus"}
 
@@ -47,7 +47,7 @@ class GenerateConfig(PipelineConfig):
 
 
 def work(config: GenerateConfig) -> dict[str, Any]:
-    """Rollouts, then triples, then the counts."""
+    """Write the rollouts, then the triples; return the counts."""
     from jobs.inputs.models import check_policy, check_reward
     from jobs.pipeline.execution import write_units
     from jobs.pipeline.triples import summary, write_triples
@@ -74,7 +74,7 @@ def work(config: GenerateConfig) -> dict[str, Any]:
 def make_stages(
     config: GenerateConfig, models: Mapping[str, str | None], loading: Mapping[str, str]
 ) -> list[Stage]:
-    """The actor pools: one that writes responses, one that scores them; nothing is started."""
+    """Return the actor pools, one that writes responses and one that scores them; nothing is started."""
     from actors.batch.generate import Generate, Reward
     from jobs.pipeline.stage import Stage
 

@@ -1,11 +1,11 @@
-"""What a job needs and a cluster has: stages, actors, GPUs, memory, expected hours and cost.
+"""Print what a job needs and a cluster has: stages, actors, GPUs, memory, expected hours and cost.
 
     visvm plan --job caption --config cluster/policy_7b.yaml --set method=visvm \\
         --cluster cluster/sizes/8xh100.yaml
     visvm plan --config runs/triples/config.yaml --rate seconds_per_image=0.4
 
 Without --cluster it is the cluster that RAY_ADDRESS names, else this machine. Exit status 2, in seconds, when
-the cluster cannot hold the job: what is missing, and the fix. Every job looks the same way before it starts.
+the cluster cannot hold the job: what is missing, and the fix. Every job checks the same before it starts.
 Memory and hours follow from formulas and stated rates (`--rate`); no model is loaded.
 """
 
@@ -37,7 +37,7 @@ ANY = {"images": "images", "out": "out", "rollouts": ("rollouts",), "captions": 
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The facts as text."""
+    """Return the facts as text."""
     lines = [f"{facts['job']} on {facts['cluster']}", ""]
     lines.append(f"{'stage':16}{'actors':>10}{'room':>6}{'CPU':>7}{'GPU':>7}{'GB':>8}  each: of which")
     for row in facts["stages"]:
@@ -63,7 +63,7 @@ def _time(facts: dict[str, Any]) -> list[str]:
 
 
 def job_of(path: str | None, overrides: Sequence[str]) -> str:
-    """The one job that takes all keys of a config.
+    """Return the one job that takes all keys of a config.
 
     Raises:
         ValueError: none does, or several do.
@@ -77,7 +77,7 @@ def job_of(path: str | None, overrides: Sequence[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the plan; 0 if the cluster can hold the job, 2 if not."""
+    """Print the plan; return 0 if the cluster can hold the job, 2 if not."""
     given = _parser().parse_args(argv)
     try:
         job = given.job or job_of(given.config, given.set)
@@ -116,7 +116,7 @@ def _parser() -> Parser:
 
 
 def _missing(job: str, path: str | None) -> dict[str, Any]:
-    """Placeholders for what the job requires, the config leaves open and a plan does not look at."""
+    """Return placeholders for what the job requires, the config leaves out and a plan does not use."""
     data = read_yaml(path) if path else {}
     required = {name for name, field in JOBS[job].model_fields.items() if field.is_required()}
     return {name: value for name, value in ANY.items() if name in required - set(data)}

@@ -1,4 +1,4 @@
-"""What so many GPUs would do with so many images, and what holds them up: docs/scaling.md as code.
+"""Forecast how long many GPUs take for many images, and what limits them: docs/scaling.md as code.
 
 visvm scaling                      the table of docs/scaling.md
 visvm scaling --measure F.json     measure this machine's driver: rows a second, bytes a row
@@ -20,7 +20,7 @@ GB = 1e9
 
 
 class Figures(NamedTuple):
-    """What the forecast is made from: measured where it says so (docs/results/scaling.json, cluster.json).
+    """The figures of the forecast; those marked so are measured (docs/results/scaling.json, cluster.json).
 
     By formula: seconds an image and GPU (cluster/README.md). Documented by AWS: GETs a second and prefix.
     Assumed: slowest batch against the mean, seconds until all GPUs work, and the driver's memory.
@@ -41,7 +41,7 @@ class Figures(NamedTuple):
 def forecast(
     num_gpus: int, num_images: int, *, shards: int = 1, figures: Figures | None = None
 ) -> dict[str, Any]:
-    """Hours that each part needs, were it alone; the part that needs most; and what one job cannot hold.
+    """Return the hours that each part alone would need, the part that limits, and what one job cannot hold.
 
     ``shards`` jobs share the images, each with a driver of its own; they read one bucket.
     """
@@ -71,7 +71,7 @@ def forecast(
 
 
 def shards_needed(num_gpus: int, num_images: int, figures: Figures) -> int:
-    """Jobs to share the images: so many that drivers are at most half busy, and hold their units."""
+    """Return how many jobs must share the images, so that drivers are at most half busy and fit in memory."""
     rate = num_gpus / figures.seconds_per_image
     by_rate = rate / (figures.rows_per_second / 2)
     by_memory = num_images * figures.unit_bytes / (figures.driver_gb * GB)
@@ -79,7 +79,7 @@ def shards_needed(num_gpus: int, num_images: int, figures: Figures) -> int:
 
 
 def table() -> str:
-    """64 and 512 GPUs, a million and a hundred million images: one job, and as many as are needed."""
+    """Return the table: 64 and 512 GPUs, 10^6 and 10^8 images, one job and as many as are needed."""
     head = "| GPUs | images | jobs | GPUs h | driver h | S3 h | limit | total h | GPU use | GB/s read |"
     lines = [head, "|" + "---|" * 10]
     for num_gpus in (64, 512):
@@ -94,7 +94,7 @@ def table() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, or measure."""
+    """Print the table, or measure this machine; return the exit status."""
     parser = Parser(
         prog="visvm scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Self-training: rollouts, value model, searched captions, a policy tuned on them; and again with that one.
+"""Self-training: rollouts, value model, searched captions, a policy tuned on them; then again with it.
 
     visvm self-train --rounds 2 --out runs/self-train
     visvm self-train --images photos/ --policy llava-hf/llava-v1.6-mistral-7b-hf \\
         --reward ViT-L-14-336/openai --test-images coco/ --out runs/self-train
 
-Every stage is another job in a folder below OUT; interrupted and started again, it goes on with the
+Every stage is another job in a folder below OUT; if it is interrupted, the same command resumes with the
 stage it was in. The last policy is OUT/round-N/policy/model. With test images (a COCO folder with
 annotations) every policy's greedy captions are evaluated; the world brings its own.
 """
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class SelfTrainConfig(SharedPaths):
-    """Configuration of self-train; the sections are options of the jobs they are named after."""
+    """The loop; the sections hold options of the jobs they are named after."""
 
     out: str = Field(description="folder of the run")
     images: str = Field("world", description='images to learn from: "world", folder, parquet or COCO json')
@@ -40,7 +40,7 @@ class SelfTrainConfig(SharedPaths):
         "auto", description='"auto", "world", local directory, hub id or ARCHITECTURE/WEIGHTS of open_clip'
     )
     method: str = Field("visvm", description="how the captions to learn are written: " + ", ".join(METHODS))
-    rounds: int = Field(1, ge=1, description="how often")
+    rounds: int = Field(1, ge=1, description="rounds of the loop")
     seed: int = Field(0, ge=0, description="seed of every stage")
     num_train: int = Field(600, ge=2, description="images of the world to learn from")
     num_test: int = Field(150, ge=1, description="images of the world to evaluate on")
@@ -96,7 +96,7 @@ def _images(config: SelfTrainConfig, stages: Stages) -> tuple[str, str | None]:
 
 
 def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, policy: str) -> str:
-    """One turn of the loop; the directory of the policy it ends with."""
+    """Run one round; return the directory of its policy."""
     options: dict[str, Any] = {"policy": policy, **config.caption}
     predict = caption.PREDICTS.get(METHODS[config.method].needs)
     if predict:
@@ -110,7 +110,7 @@ def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, p
 
 
 def _rates(config: SelfTrainConfig, job: Any) -> dict[str, Any]:
-    """The world's own defaults also for the policies that come of it."""
+    """Return the world's defaults, which also suit the policies tuned from it."""
     return job.WORLD_DEFAULTS if config.policy == "world" else {}
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application that ``serve deploy`` and ``visvm serve`` start; ``args`` are fields of ServeConfig.
+    """Return the application that ``serve deploy`` and ``visvm serve`` start, from fields of ServeConfig.
 
     Raises:
         ValueError: naming the field, the value and what was expected.
@@ -61,7 +61,7 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> dict[str, Any]:
-    """The applications that score, by what a search method needs."""
+    """Return the deployments that score, by what a search method needs."""
     from actors.serving import deployments
 
     reward = {"name": models.reward, **loading} if models.reward else None
@@ -78,7 +78,7 @@ def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> di
 
 
 def _scaled(deployment: Any, scale: Scale, config: ServeConfig, *, room: int) -> Any:
-    """A deployment with its scale; ``room``: requests that a replica takes at a time."""
+    """Return a deployment with its scale; a replica takes at most ``room`` requests at a time."""
     is_gpu = _loading(config)["device"] == "cuda"
     return deployment.options(
         ray_actor_options={"num_cpus": scale.num_cpus, "num_gpus": scale.num_gpus if is_gpu else 0},
@@ -123,7 +123,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
 
 
 def _demands(config: ServeConfig, models: Models) -> list[Demand]:
-    """What the first replicas ask of the cluster."""
+    """Return what the first replicas ask of the cluster."""
     from jobs.capacity.preflight import Demand
 
     is_gpu = _loading(config)["device"] == "cuda"
@@ -148,7 +148,7 @@ def _demands(config: ServeConfig, models: Models) -> list[Demand]:
 
 
 def start(config: ServeConfig) -> None:
-    """Start Serve, if need be, and the application on it; done when it answers.
+    """Start Serve if need be, and the application on it; return once it answers.
 
     Raises:
         ValueError: a model cannot be found, or the cluster has no room for the first replicas.
@@ -164,7 +164,7 @@ def start(config: ServeConfig) -> None:
 
 
 def work(config: ServeConfig) -> dict[str, Any]:
-    """Serve until interrupted; requests that are being served are finished first."""
+    """Serve until interrupted, then finish the requests in progress."""
     from jobs.runtime import ray_setup
 
     find_models(config)
@@ -181,7 +181,7 @@ def work(config: ServeConfig) -> dict[str, Any]:
 
 
 def end(seconds: float) -> None:
-    """Take no more requests, finish those that were taken, within so many seconds, and shut Serve down."""
+    """Take no more requests, finish those in progress within ``seconds``, and shut Serve down."""
     from ray import serve
 
     logger.info("finishing the requests that are being served")

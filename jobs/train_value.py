@@ -5,8 +5,8 @@
         --num-workers 8 --bf16 --gradient-checkpointing --deepspeed cluster/deepspeed_zero3.json --out runs/7b
 
 The result, OUT/model, is what --value takes. OUT/curve.jsonl and OUT/tensorboard grow while it trains.
-A run that was cut off goes on from its last checkpoint when the same command is given again, and ends
-with the weights of a run that was not.
+If it is interrupted, the same command resumes from the last checkpoint, and the weights are those of a run
+without a break.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from visvm import storage
 from visvm.training.config import ValueTraining, read_deepspeed
 
 # A model of two million parameters learns at another rate than one of seven billion.
-# Its sight does not survive that rate: the scheduler is kept as it is.
+# Its vision encoder does not survive that rate and is kept as it is.
 WORLD_DEFAULTS = {
     "learning_rate": 1e-3,
     "batch_size": 4,
@@ -35,7 +35,7 @@ WORLD_DEFAULTS = {
 
 
 class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
-    """``visvm train-value``."""
+    """The policy to start from and the rollouts to learn from."""
 
     policy: str = Field(description='directory or hub id of the policy to start from, or "world"')
     rollouts: tuple[str, ...] = Field(min_length=1, description="run folders of generate-triples")

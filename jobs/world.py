@@ -45,7 +45,7 @@ def make(config: MakeConfig) -> dict[str, Any]:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """Train tokenizer, sight, CLIP and policy; stages already saved in ``out`` are kept."""
+    """Train tokenizer, vision encoder, CLIP and policy; stages already saved in ``out`` are kept."""
     from visvm.world import recipe
 
     return recipe.train(config.out, short=config.short, seed=config.seed)
@@ -56,7 +56,7 @@ def _next(config: MakeConfig) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """``make ...`` or ``train ...``; the exit status."""
+    """Run ``make ...`` or ``train ...``; return the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     verb = given[0] if given else ""
     if verb == "make":

@@ -31,7 +31,7 @@ class Plan:
     rates: Rates
 
     def facts(self) -> dict[str, Any]:
-        """All figures of the plan; None where a rate or price is not known."""
+        """Return all figures of the plan; None where a rate or price is not known."""
         places, num_placed = preflight.place(self.demands, self.cluster, most=True)
         seconds, passes = self._seconds(), getattr(self.config, "epochs", 1)
         worked = None if seconds is None else self.num_images * passes * seconds / 3600
@@ -66,7 +66,7 @@ class Plan:
 
 
 def make_plan(job: str, config: Any, cluster: Cluster, *, num_images: int | None, rates: Rates) -> Plan:
-    """The plan of a job; its models are looked at by name and configuration only.
+    """Return the plan of a job; only the names and configurations of its models are read.
 
     Raises:
         ValueError: a model cannot be found, or is of no supported family.
@@ -86,7 +86,7 @@ def make_plan(job: str, config: Any, cluster: Cluster, *, num_images: int | None
 
 
 def models_of(config: Any) -> dict[str, str | None]:
-    """The models a pipeline will load; a value model that is not there yet is as large as the policy."""
+    """Return the models a pipeline will load; a value model not trained yet counts as large as the policy."""
     policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
     needs = METHODS[config.method].needs if hasattr(config, "method") else "reward"
     is_value = needs in caption.PREDICTS

@@ -10,7 +10,7 @@ from visvm.tables import table_files
 
 
 def rollout_files(folder: str) -> list[str]:
-    """The parquet files of a rollouts folder (local or a URI), in order; a run folder stands for its own.
+    """Return the parquet files of a rollouts folder or of a run folder (a path or a URI), in order.
 
     Raises:
         ValueError: it is missing or empty, or holds something else.
@@ -26,7 +26,7 @@ def rollout_files(folder: str) -> list[str]:
 
 
 def _count(file: str) -> int:
-    """Rows of one parquet file that must hold rollouts."""
+    """Return the number of rows of a parquet file that must hold rollouts."""
     parquet = storage.parquet(file)
     schema = parquet.schema_arrow
     missing = set(ROLLOUTS.names) - set(schema.names)

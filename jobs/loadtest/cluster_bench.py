@@ -26,7 +26,7 @@ Figures = dict[str, Any]
 
 
 def measure(config: ClusterConfig) -> Figures:
-    """Measure every part; figures of parts that are not measured now stay in the file."""
+    """Measure the parts that are asked for; the file keeps its figures of the others."""
     path = Path(config.json_file) if config.json_file else None
     figures = json.loads(path.read_text()) if path and path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def measure(config: ClusterConfig) -> Figures:
 
 
 def _chaos(config: ClusterConfig, folder: Path) -> Figures:
-    """An undisturbed run and one with kills, on three nodes."""
+    """Compare an undisturbed run with one under kills, on three nodes."""
     flags = {**_flags(config, folder, config.num_images), "min_actors": 2, "max_actors": 2}
     calm, wild = folder / "calm", folder / "chaos"
     with chaos.cluster(num_nodes=3, num_cpus=3) as nodes:
@@ -61,7 +61,7 @@ def _chaos(config: ClusterConfig, folder: Path) -> Figures:
 
 
 def _overhead(config: ClusterConfig, folder: Path) -> Figures:
-    """Ray against a plain loop."""
+    """Compare Ray with a plain loop."""
     flags = _flags(config, folder, config.num_timed)
     pairs = []
     with chaos.cluster(num_nodes=1, num_cpus=4) as nodes:
@@ -78,7 +78,7 @@ def _overhead(config: ClusterConfig, folder: Path) -> Figures:
 
 
 def _actors(config: ClusterConfig, folder: Path) -> Figures:
-    """One policy actor and two."""
+    """Compare one policy actor with two."""
     flags = _flags(config, folder, config.num_timed)
     pairs = []
     with chaos.cluster(num_nodes=1, num_cpus=4) as nodes:
@@ -95,7 +95,7 @@ def _actors(config: ClusterConfig, folder: Path) -> Figures:
 
 
 def _memory(config: ClusterConfig, folder: Path) -> Figures:
-    """The most memory of every kind of process, when little is said about many images."""
+    """Measure the peak memory of every kind of process, with short captions of many images."""
     flags = _flags(config, folder, 1000)
     files = sorted(Path(flags["images"]).rglob("*.png"))
     peaks = {}
@@ -145,7 +145,7 @@ def _timed(do: Callable[[], None]) -> Figures:
 
 
 def _steady(address: str, flags: dict[str, Any], out: Path) -> Figures:
-    """Seconds an image from the first file to the last: neither starts nor loading are in it."""
+    """Return the seconds per image from the first file to the last, without start-up and loading."""
     marks: list[tuple[int, float, float]] = []
     with chaos.Usage() as usage:
         driver = chaos.command(address, **flags, out=out)

@@ -1,4 +1,4 @@
-"""What a job costs its driver: rows a second, bytes a row."""
+"""What a job costs its driver: rows per second, bytes per row."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Echo:
 
 
 def measure(num_rows: int = 20_000, batch_size: int = 128) -> dict[str, Any]:
-    """What a job costs its driver, with a stage that takes no time on a real Ray on this machine.
+    """Measure what a job costs its driver, with a stage that takes no time, on a real Ray on this machine.
 
     CPU seconds of the driver's process (they depend little on the neighbours) and of the writing alone.
     """
@@ -56,7 +56,7 @@ def measure(num_rows: int = 20_000, batch_size: int = 128) -> dict[str, Any]:
 
 
 def _rollout(i: int) -> dict[str, Any]:
-    """A row as large as the paper's: five responses of eight sentences of 25 words."""
+    """Return a row as large as the paper's: five responses of eight sentences of 25 words."""
     sentences = [f" In image {i} there is {'a thing of some kind ' * 4}at place {k}." for k in range(8)]
     response = {
         "temperature": 0.5,

@@ -31,7 +31,7 @@ SOON = 240.0  # seconds for a replica to come, to go or to be replaced
 
 
 class Bench:
-    """The application as it is measured, and what is asked of it."""
+    """The application under test, and the requests to it."""
 
     def __init__(self, config: BenchmarkServeConfig) -> None:
         self.config, self.url = config, f"http://127.0.0.1:{config.port}"
@@ -43,31 +43,31 @@ class Bench:
         start(load(ServeConfig, port=self.config.port, value=self.config.value, **scales))
 
     def calls(self, count: int, *, stream: Callable[[int], bool] = lambda i: False) -> list[ChatCall]:
-        """So many requests, the images in turn."""
+        """Return ``count`` requests that go through the images in turn."""
         chosen = [(i, i % len(self.images)) for i in range(count)]
         return [ChatCall(str(place), self.images[place], stream=stream(i)) for i, place in chosen]
 
     async def alone(self) -> None:
-        """Ask for each image once with nothing else in flight: what is expected from then on."""
+        """Ask for each image once with nothing else in flight; later answers must be the same."""
         outcomes = await closed_loop(self.url, self.calls(len(self.images)), clients=1)
         self.expected = {one.call.key: one.text for one in outcomes if one.kind == "ok"}
         if len(self.expected) < len(self.images):
             raise RuntimeError(f"of {len(self.images)} captions only {len(self.expected)} were written")
 
     async def round(self, calls: Iterable[ChatCall], clients: int) -> tuple[list[Outcome], float]:
-        """The outcomes, and the seconds they took together."""
+        """Send the calls; return their outcomes and the seconds they took together."""
         started = time.perf_counter()
         outcomes = await closed_loop(self.url, calls, clients=clients, expected=self.expected)
         return outcomes, time.perf_counter() - started
 
 
 def is_even(number: int) -> bool:
-    """Every other one."""
+    """Return whether a number is even."""
     return number % 2 == 0
 
 
 def images(count: int) -> list[bytes]:
-    """PNG files of the first images of the world's test split."""
+    """Return PNG files of the first images of the world's test split."""
     from visvm.world.rendering import image
     from visvm.world.scenes import layout
 
@@ -80,7 +80,7 @@ def images(count: int) -> list[bytes]:
 
 
 async def measure_clients(bench: Bench) -> dict[str, Any]:
-    """Throughput and latency by the number of clients; ratios to the first are medians over the rounds."""
+    """Measure throughput and latency by number of clients; ratios to the first are medians over rounds."""
     bench.deploy()
     await bench.alone()
     config = bench.config
@@ -99,7 +99,7 @@ async def measure_clients(bench: Bench) -> dict[str, Any]:
 
 
 async def measure_scaling(bench: Bench) -> dict[str, Any]:
-    """A second policy replica comes with load and goes without it; throughput with one and with two."""
+    """Measure how a second policy replica comes with load and goes without it, and the throughput of both."""
     scale = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 4, "num_cpus": 1}
     bench.deploy(policy_scale=scale | {"upscale_delay_s": 5, "downscale_delay_s": 10})
     await bench.alone()
@@ -124,7 +124,7 @@ async def measure_scaling(bench: Bench) -> dict[str, Any]:
 
 
 async def measure_kills(bench: Bench) -> dict[str, Any]:
-    """One of two replicas of each kind gets SIGKILL under load; every other request is streamed."""
+    """Kill one of two replicas of each kind under load; every other request is streamed."""
     two = {"min_replicas": 2, "max_replicas": 2}
     small = two | {"num_cpus": 0.25}
     bench.deploy(policy_scale=two | {"num_cpus": 1}, value_scale=small, reward_scale=small)
@@ -151,13 +151,13 @@ PARTS = {"clients": measure_clients, "scaling": measure_scaling, "kills": measur
 
 
 def num_running(deployment: str) -> int:
-    """Replicas of a deployment that take requests."""
+    """Return how many replicas of a deployment take requests."""
     states = serve.status().applications[NAME].deployments[deployment].replica_states
     return states.get(ReplicaState.RUNNING, 0)
 
 
 def replica_pids(deployment: str) -> list[int]:
-    """The processes of a deployment's replicas."""
+    """Return the process ids of a deployment's replicas."""
     prefix = f"SERVE_REPLICA::{NAME}#{deployment}#"
     names = [one["name"] for one in ray.util.list_named_actors(all_namespaces=True)]
     actors = [ray.get_actor(name, namespace="serve") for name in names if name.startswith(prefix)]
@@ -165,7 +165,7 @@ def replica_pids(deployment: str) -> list[int]:
 
 
 def kill_replica(deployment: str) -> int:
-    """SIGKILL one replica; its process id."""
+    """Kill one replica with SIGKILL; return its process id."""
     pid = replica_pids(deployment)[0]
     os.kill(pid, signal.SIGKILL)
     return pid

@@ -1,4 +1,4 @@
-"""Rollouts exploded into triples (sentence, next sentence, reward), and their counts."""
+"""From rollouts to triples (sentence, next sentence, reward), and their counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_triples(out: str) -> None:
 
 
 def triples(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rows of TRIPLES of one row of ROLLOUTS; the last sentence of a response has no next one."""
+    """Yield the rows of TRIPLES of one row of ROLLOUTS; a response's last sentence has no next one."""
     shared = {key: rollout[key] for key in ("image_id", "uri", "prompt")}
     for index, response in enumerate(rollout["responses"]):
         following = (*response["sentences"], None)[1:]
@@ -41,7 +41,7 @@ def triples(rollout: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def summary(out: str) -> dict[str, Any]:
-    """The counts of a finished run folder; a triple is a sentence with its successor or the end."""
+    """Return the counts of a finished run folder; a triple is a sentence with its successor or the end."""
     images: set[str] = set()
     num_rollouts = num_tokens = 0
     reasons: Counter[str] = Counter()

@@ -1,1 +1,1 @@
-"""What every verb is run by: command line, run folder, lock, logs, part files."""
+"""What all verbs share: command line, run folder, lock, logs, part files."""

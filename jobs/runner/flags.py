@@ -51,7 +51,7 @@ def parse_all(
 
 
 def make_parser(config_class: type[Config], doc: str, verb: str) -> Parser:
-    """Return the parser of a verb; nothing heavy is imported for it."""
+    """Return the parser of a verb."""
     known = config_class.model_fields.items()
     needed = " ".join(f"{_flag_name(name, field)} ..." for name, field in known if field.is_required())
     parser = Parser(
@@ -75,7 +75,7 @@ def make_parser(config_class: type[Config], doc: str, verb: str) -> Parser:
 
 
 def _groups(config_class: type[Config]) -> Iterator[tuple[str, list[tuple[str, FieldInfo]]]]:
-    """The required fields, then those of each config class, the most special first."""
+    """Yield the required fields, then those of each config class, the most derived first."""
     fields = config_class.model_fields
     yield "required", [(name, field) for name, field in fields.items() if field.is_required()]
     seen = {name for name, field in fields.items() if field.is_required()}

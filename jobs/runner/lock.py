@@ -1,7 +1,7 @@
-"""Locks on run folders: two jobs never write to one output.
+"""Locks on run folders, so that two jobs never write to one output.
 
-Local: flock, which the system ends with the process. S3: an object that only one can create and that
-its owner writes anew every few seconds; one that nobody has written for LOCK_SECONDS is taken over.
+Local folders use flock, which ends with the process. On S3 the lock is an object that only one process can
+create and that its owner rewrites every few seconds; one not rewritten for LOCK_SECONDS is taken over.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from visvm import storage
 from visvm.storage import s3
 
 LOCK_SECONDS = 180.0
-"""Longer than a store is waited for; VISVM_LOCK_SECONDS sets another."""
+"""After so many silent seconds an owner counts as dead. Longer than any retry; see VISVM_LOCK_SECONDS."""
 
 BEATS = 12  # signs of life in LOCK_SECONDS
 logger = logging.getLogger(__name__)
 
 
 class Lock(Protocol):
-    """A run folder in use by this process; ``lost`` says why it no longer is."""
+    """A lock that this process holds on a run folder; ``lost`` says why it holds it no longer."""
 
     lost: str | None
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the folder."""
         ...
 
 
 def acquire(folder: str) -> Lock:
-    """The lock of a run folder.
+    """Lock a run folder and return the lock.
 
     Raises:
         ValueError: another run has it, or it cannot be written to.
@@ -57,7 +57,7 @@ def acquire(folder: str) -> Lock:
 
 
 def lock_seconds() -> float:
-    """How long an owner may be silent."""
+    """Return after how many silent seconds an owner counts as dead."""
     given = os.environ.get("VISVM_LOCK_SECONDS", LOCK_SECONDS)
     try:
         seconds = float(given)
@@ -69,15 +69,15 @@ def lock_seconds() -> float:
 
 
 class NoLock:
-    """Of stores that cannot write on a condition."""
+    """For stores without conditional writes: it warns, and locks nothing."""
 
     lost: str | None = None
 
     def __init__(self, folder: str) -> None:
-        logger.warning("%s cannot be locked: see to it that no other run writes there", folder)
+        logger.warning("%s cannot be locked: make sure that no other run writes there", folder)
 
     def release(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class LocalLock:
@@ -95,12 +95,12 @@ class LocalLock:
             raise
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the folder."""
         self._file.close()
 
 
 class S3Lock:
-    """FOLDER/.lock, written anew BEATS times in ``seconds`` by a thread; losing it interrupts the job."""
+    """FOLDER/.lock, rewritten BEATS times per ``seconds`` by a thread; losing it interrupts the job."""
 
     def __init__(self, folder: str, *, seconds: float) -> None:
         self.path, self.seconds = storage.join(folder, ".lock").removeprefix("s3://"), seconds
@@ -113,14 +113,14 @@ class S3Lock:
         self._thread.start()
 
     def release(self) -> None:
-        """Let others have it."""
+        """Release the folder."""
         self._done.set()
         self._thread.join()
         if self.lost is None:
             storage.delete(f"s3://{self.path}")
 
     def _take(self) -> str:
-        """Create the object, or take over a stale one; its ETag."""
+        """Create the object, or take over a stale one; return its ETag."""
         seen: str | None = None
         while True:
             try:
@@ -137,7 +137,7 @@ class S3Lock:
             if age >= self.seconds:
                 return self._take_over(etag)
             if seen is None:
-                logger.warning("%s: waiting whether its owner is alive (%s)", self.path, owner)
+                logger.warning("%s: waiting to see whether its owner is alive (%s)", self.path, owner)
             seen = etag
             time.sleep(min(1.0, self.seconds / BEATS))
 
@@ -154,7 +154,7 @@ class S3Lock:
         return storage.patiently(lambda: s3.put(self.path, sign.encode(), **condition), work)
 
     def _found(self) -> tuple[str, float, dict[str, Any]] | None:
-        """The object's ETag, its age in seconds by S3's own clock, and who wrote it."""
+        """Return the object's ETag, its age in seconds by S3's own clock, and its owner."""
         try:
             answer = storage.patiently(lambda: s3.get(self.path), f"reading s3://{self.path}")
         except FileNotFoundError:
@@ -171,7 +171,7 @@ class S3Lock:
                     self._lose(f"could not be written for {self.seconds:g} s: {error}")
 
     def _refresh(self) -> None:
-        """Write the object anew, once: the next beat is the next attempt."""
+        """Rewrite the object, trying once: the next beat tries again."""
         sign = json.dumps({**self._owner, "sign": uuid.uuid4().hex}).encode()
         try:
             self._etag = s3.put(self.path, sign, IfMatch=self._etag)

@@ -23,7 +23,7 @@ RUN_ID = uuid.uuid4().hex[:12]  # of this process
 
 
 def is_json() -> bool:
-    """Whether logs are asked for as JSON.
+    """Return whether logs are asked for as JSON.
 
     Raises:
         ValueError: VISVM_LOG is neither "text" nor "json".

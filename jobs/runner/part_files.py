@@ -17,22 +17,22 @@ FILE_SECONDS = 30.0
 
 
 def read_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a folder of parquet files, file by file."""
+    """Yield the rows of a folder of parquet files, file by file."""
     for part in parts(folder):
         yield from storage.read_table(part).to_pylist()
 
 
 def parts(folder: str | Path) -> list[str]:
-    """The files of a folder, in the order they were written."""
+    """Return the files of a folder in the order they were written."""
     return [storage.join(str(folder), name) for name in storage.names(str(folder), "part-*.parquet")]
 
 
 class PartFiles:
-    """A folder of parquet files of one schema: rows gather and go to the next file in one step.
+    """A folder of parquet files of one schema: rows are buffered and written a file at a time.
 
-    A file is written once FILE_BYTES have gathered, or at the first rows ``seconds`` after the last one.
-    Its name must be new. So the files are a log: of two that write it, one fails at its next file, and
-    no row is there twice.
+    A file is written once FILE_BYTES are buffered, or with the first rows that come ``seconds`` after the
+    last file. Its name must be new, so the files are a log: if two processes write to one folder, one of
+    them fails at its next file, and no row is there twice.
     """
 
     def __init__(self, folder: str | Path, schema: pa.Schema, *, seconds: float = FILE_SECONDS) -> None:
@@ -42,14 +42,14 @@ class PartFiles:
         self._written = time.monotonic()
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """One column of everything written."""
+        """Return one column of everything written."""
         import pyarrow as pa
 
         written = [storage.read_table(part, columns=[name]) for part in parts(self.folder)]
         return pa.concat_tables([self.schema.empty_table().select([name]), *written])[name]
 
     def add(self, rows: pa.Table) -> None:
-        """Take rows of exactly the schema; write what has gathered if it is enough, or time."""
+        """Add rows of exactly the schema; write a file if enough are buffered or ``seconds`` have passed."""
         import pyarrow as pa
 
         assert rows.schema.equals(self.schema), f"{rows.schema} is not {self.schema}"
@@ -59,10 +59,10 @@ class PartFiles:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that wait.
+        """Write the buffered rows.
 
         Raises:
-            FileExistsError: somebody else has written this file.
+            FileExistsError: another process has written this file.
         """
         if self._pending.num_rows:
             name = f"part-{self._next:05d}.parquet"

@@ -35,13 +35,13 @@ class RunFolder:
 
     @classmethod
     def of(cls, config: Config) -> RunFolder:
-        """The run folder of a config; a config without ``out`` gets none, and every step is a no-op."""
+        """Return the run folder of a config; without ``out`` there is none, and every step does nothing."""
         out = getattr(config, "out", None)
         return cls(storage.absolute(out) if out is not None else None, config)
 
     @property
     def complete(self) -> bool:
-        """Whether an earlier run with this config finished here."""
+        """Return whether an earlier run with this config finished here."""
         return self.path is not None and is_complete(self.path)
 
     def __enter__(self) -> RunFolder:
@@ -78,7 +78,7 @@ class RunFolder:
             raise RuntimeError(f"the run lost its output folder: {self._lock.lost}")
 
     def _forget(self, path: str) -> None:
-        """Leave a refused config's folder as if unused, unless something was written there already."""
+        """Leave the folder of a refused config as it was, unless results are in it already."""
         if {file.name for file in storage.walk(path)} == {".lock", "config.yaml"}:
             storage.delete(storage.join(path, "config.yaml"))
 
@@ -107,7 +107,7 @@ class RunFolder:
 
 
 def _mapping(path: str) -> dict[str, Any]:
-    """A saved config.
+    """Read a saved config.
 
     Raises:
         ValueError: the file holds no mapping.
@@ -122,7 +122,7 @@ def _mapping(path: str) -> dict[str, Any]:
 
 
 def is_complete(path: str) -> bool:
-    """Whether the job that writes to ``path`` has finished."""
+    """Return whether the job that writes to ``path`` has finished."""
     return storage.exists(storage.join(path, MANIFEST))
 
 
@@ -132,12 +132,12 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """What ``write_json`` wrote."""
+    """Return what ``write_json`` wrote."""
     return json.loads(storage.read(path))
 
 
 def _files(path: str) -> dict[str, dict[str, int]]:
-    """Every file of the results by its name, with its bytes and, of a table, its rows."""
+    """Return every file of the results by its name, with its bytes and, for a table, its rows."""
     found = [file for file in storage.walk(path) if NOT_LISTED.isdisjoint(file.name.split("/"))]
     tables = [file.name for file in found if file.name.endswith(".parquet")]
     with ThreadPoolExecutor(16) as pool:

@@ -21,7 +21,7 @@ from visvm.training.curve import Curve
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each worker runs: Hugging Face's Trainer, from the last checkpoint on if there is one."""
+    """Run Hugging Face's Trainer in one worker, from the last checkpoint if there is one."""
     config = FinetuneConfig.model_validate(settings)
     context = ray.train.get_context()
     use_cpu = ray.train.torch.get_device().type == "cpu"

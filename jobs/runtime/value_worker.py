@@ -23,7 +23,7 @@ from visvm.training.value_loop import ValueTrainer, build, shard_while_loading
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:
-    """What each worker runs: from the last checkpoint on, if there is one."""
+    """Train in one worker, from the last checkpoint if there is one."""
     config = TrainValueConfig.model_validate(settings)
     context = ray.train.get_context()
     if ray.train.torch.get_device().type == "cpu":
@@ -54,7 +54,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _trainer(config: TrainValueConfig) -> ValueTrainer:
-    """This worker's trainer, as the last checkpoint left it."""
+    """Return this worker's trainer in the state of the last checkpoint."""
     batches = ray.train.get_dataset_shard("rollouts").iter_batches(batch_size=None, batch_format="pyarrow")
     rollouts = from_rows(row for batch in batches for row in batch.to_pylist())
     part, held_out = split(rollouts, config.held_out)
@@ -77,7 +77,7 @@ def _publish(trainer: ValueTrainer, config: TrainValueConfig, metrics: dict[str,
 
 
 def summarise(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The curve, the evaluations on held-out images, and the last of these."""
+    """Return the curve, the evaluations on held-out images, and the last of these."""
     evaluations = [entry for entry in entries if "held_out" in entry]
     return {
         "held_out": evaluations[-1]["held_out"] if evaluations else None,

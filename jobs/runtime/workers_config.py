@@ -1,4 +1,4 @@
-"""The fields of every job that trains."""
+"""The configuration that every training job shares."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from visvm.config import Config
 
 
 class WorkersConfig(Config):
-    """The fields of every job that trains."""
+    """The workers that train."""
 
     out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
     num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
@@ -31,5 +31,5 @@ class WorkersConfig(Config):
 
     @property
     def least_workers(self) -> int:
-        """As few as training goes on with."""
+        """Return the fewest workers that training continues with."""
         return self.num_workers if self.min_workers is None else self.min_workers
