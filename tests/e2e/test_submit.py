@@ -198,7 +198,7 @@ def test_a_stopped_job_goes_on_and_an_s3_that_is_away_is_waited_for(
     s3_server.start()
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    assert f"going on after {8 * len(done)} of 96" in output and "trying again" in output
+    assert f"resuming after {8 * len(done)} of 96" in output and "trying again" in output
     ids = [row["id"] for row in read_rows(f"{s3}/triples/rollouts")]
     assert len(ids) == len(set(ids)) == 96
     assert list(read_rows(f"{s3}/triples/errors")) == []

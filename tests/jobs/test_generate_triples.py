@@ -65,7 +65,7 @@ def test_killed_and_started_again_it_gives_the_same_rows(
     num_rows = sum(1 for _ in read_rows(out / "rollouts"))
     with caplog.at_level("INFO"):
         assert generate_triples.main([*arguments, "--out", str(out)]) == 0
-    assert f"going on after {num_rows} of" in caplog.text
+    assert f"resuming after {num_rows} of" in caplog.text
     assert [Path(path).stat().st_mtime_ns for path in parts(out / "rollouts")][: len(written)] == written
     for folder in ("rollouts", "triples", "errors"):
         assert table_of(out / folder).equals(table_of(finished / folder)), "to the bit"
