@@ -24,9 +24,12 @@ from jobs.capacity.cluster_spec import Cluster
 from jobs.capacity.rates import Rates
 from jobs.runner.flags import Parser
 from jobs.train_value import TrainValueConfig
-from visvm.config import Config, load, read_yaml
+from visvm.config import load, read_yaml
 
-JOBS: dict[str, type[Config]] = {
+JobConfig = (
+    generate_triples.GenerateConfig | caption.CaptionConfig | TrainValueConfig | finetune.FinetuneConfig
+)
+JOBS: dict[str, type[JobConfig]] = {
     "generate-triples": generate_triples.GenerateConfig,
     "caption": caption.CaptionConfig,
     "train-value": TrainValueConfig,

@@ -101,17 +101,22 @@ def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, p
     predict = caption.PREDICTS.get(METHODS[config.method].needs)
     if predict:
         stages.rollouts(f"{name}/rollouts", images, policy=policy, **config.generate_triples)
-        value = {**_rates(config, train_value), **config.train_value, "policy": policy, "predict": predict}
+        value = {
+            **_rates(config, train_value.WORLD_DEFAULTS),
+            **config.train_value,
+            "policy": policy,
+            "predict": predict,
+        }
         stages.value(f"{name}/value", f"{name}/rollouts", **value)
         options["value"] = f"{stages.path(name)}/value/model"
     captions = stages.captions(f"{name}/captions", images, method=config.method, **options)
-    tuning = {**_rates(config, finetune), **config.finetune, "policy": policy}
+    tuning = {**_rates(config, finetune.WORLD_DEFAULTS), **config.finetune, "policy": policy}
     return stages.finetune(f"{name}/policy", captions, **tuning)
 
 
-def _rates(config: SelfTrainConfig, job: Any) -> dict[str, Any]:
+def _rates(config: SelfTrainConfig, defaults: dict[str, Any]) -> dict[str, Any]:
     """Return the world's defaults, which also suit the policies tuned from it."""
-    return job.WORLD_DEFAULTS if config.policy == "world" else {}
+    return defaults if config.policy == "world" else {}
 
 
 def _next(config: SelfTrainConfig) -> str:

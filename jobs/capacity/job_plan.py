@@ -11,11 +11,17 @@ from jobs.capacity.cluster_spec import GB, GPUS, Cluster
 from jobs.capacity.duration import Rates, actor_seconds, worker_seconds
 from jobs.capacity.memory import KNOWN
 from jobs.capacity.preflight import Demand
+from jobs.caption import CaptionConfig
+from jobs.finetune import FinetuneConfig
+from jobs.generate_triples import GenerateConfig
 from jobs.inputs.models import CLIP, check_reward, default_value, resolve
 from jobs.runtime import ray_setup, workers
+from jobs.train_value import TrainValueConfig
 from visvm.search import METHODS
 
 PAPER_IMAGES = 9215
+PipelineJob = GenerateConfig | CaptionConfig
+TrainingJob = TrainValueConfig | FinetuneConfig
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Plan:
     """A job on a cluster."""
 
     job: str
-    config: Any
+    config: PipelineJob | TrainingJob
     cluster: Cluster
     demands: list[Demand]
     models: dict[str, str | None]
@@ -33,7 +39,8 @@ class Plan:
     def facts(self) -> dict[str, Any]:
         """Return all figures of the plan; None where a rate or price is not known."""
         places, num_placed = preflight.place(self.demands, self.cluster, most=True)
-        seconds, passes = self._seconds(), getattr(self.config, "epochs", 1)
+        seconds = self._seconds()
+        passes = self.config.epochs if isinstance(self.config, TrainingJob) else 1
         worked = None if seconds is None else self.num_images * passes * seconds / 3600
         used = [place.node for place in places if any(place.on_gpu) or place.on_host]
         price = sum(node.price_per_hour or 0 for node in used) if used else 0
@@ -60,37 +67,41 @@ class Plan:
         gpu = next((GPUS[group.gpu] for group in self.cluster.nodes if group.gpu in GPUS), None)
         if gpu is None or not any(demand.gpus for demand in self.demands):
             return None
-        if self.job in ("train-value", "finetune"):
+        if isinstance(self.config, TrainingJob):
             return worker_seconds(self.config, gpu, self.rates)
         return actor_seconds(self.config, str(self.models["policy"]), self.models, gpu, self.rates)
 
 
-def make_plan(job: str, config: Any, cluster: Cluster, *, num_images: int | None, rates: Rates) -> Plan:
+def make_plan(
+    job: str, config: PipelineJob | TrainingJob, cluster: Cluster, *, num_images: int | None, rates: Rates
+) -> Plan:
     """Return the plan of a job; only the names and configurations of its models are read.
 
     Raises:
         ValueError: a model cannot be found, or is of no supported family.
     """
-    models: dict[str, str | None] = {}
-    if job in ("train-value", "finetune"):
+    if isinstance(config, TrainingJob):
         if config.policy not in KNOWN:
             config = config.model_copy(update={"policy": resolve(config.policy, "policy")})
         demands = [workers.demand(config, cluster)]
+        return Plan(job, config, cluster, demands, {}, num_images or PAPER_IMAGES, rates)
+    models = models_of(config)
+    loading = ray_setup.loading(config.device, config.dtype, cluster)
+    if isinstance(config, CaptionConfig):
+        stages = caption.make_stages(config, models, loading)
     else:
-        models = models_of(config)
-        loading = ray_setup.loading(config.device, config.dtype, cluster)
-        make = generate_triples.make_stages if job == "generate-triples" else caption.make_stages
-        demands = [stage.demand for stage in make(config, models, loading)]
-    given = num_images or getattr(config, "sample", None) or PAPER_IMAGES
-    return Plan(job, config, cluster, demands, models, given, rates)
+        stages = generate_triples.make_stages(config, models, loading)
+    demands = [stage.demand for stage in stages]
+    return Plan(job, config, cluster, demands, models, num_images or config.sample or PAPER_IMAGES, rates)
 
 
-def models_of(config: Any) -> dict[str, str | None]:
+def models_of(config: PipelineJob) -> dict[str, str | None]:
     """Return the models a pipeline will load; a value model not trained yet counts as large as the policy."""
     policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
-    needs = METHODS[config.method].needs if hasattr(config, "method") else "reward"
+    needs, value = "reward", None
+    if isinstance(config, CaptionConfig):
+        needs, value = METHODS[config.method].needs, config.value or default_value(policy)
     is_value = needs in caption.PREDICTS
-    value = getattr(config, "value", None) or default_value(policy)
     return {
         "policy": policy,
         "reward": _reward(config) if "reward" in needs else None,
@@ -98,7 +109,7 @@ def models_of(config: Any) -> dict[str, str | None]:
     }
 
 
-def _reward(config: Any) -> str:
+def _reward(config: PipelineJob) -> str:
     is_known = config.reward == "auto" and config.policy in KNOWN  # without a look at the hub
     return check_reward(CLIP if is_known else config.reward, policy=config.policy)
 
