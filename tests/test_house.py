@@ -22,10 +22,10 @@ MAX_WEIGHTS_BYTES = 30_000_000
 PACKAGES = ("visvm", "actors", "jobs")
 FLOORS = (
     {"records", "schemas", "sentences", "prompts", "images", "config", "fetch", "storage", "tables"},
-    {"engine", "families"},
-    {"policy", "decoder", "value", "reward"},
-    {"search", "training", "metrics"},
-    {"world", "report", "benchmark", "chat"},
+    {"engine", "families", "plugins", "registration", "image_input"},
+    {"policy", "decoder", "value", "reward", "models"},
+    {"search", "scorers", "training", "metrics"},
+    {"world", "report", "benchmark", "chat", "captioner"},
 )
 
 
