@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from visvm.chat.errors import ChatError
 from visvm.config import Config
 from visvm.prompts import DETAIL_PROMPTS
-from visvm.records import Search
-from visvm.search import METHODS, SearchConfig, make_search
+from visvm.search import METHODS, SearchConfig, SentenceSearch, make_search
 from visvm.search.draft import TEMPERATURES
 
 MODELS = ("policy", "policy+search")
@@ -200,8 +199,8 @@ def num_candidates(method: str, search: SearchConfig) -> int:
     return by_method.get(method, step)
 
 
-def search_of(spec: CaptionSpec) -> Search:
-    """The search that writes the captions of ``order``."""
+def search_of(spec: CaptionSpec) -> SentenceSearch:
+    """Return the search that writes the captions of ``spec``."""
     return make_search(spec.method, spec.search)
 
 

@@ -2,8 +2,9 @@
 
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode
+from visvm.search.draft import SentenceSearch
 from visvm.search.mcts import MCTS
-from visvm.search.methods import METHODS, Method, SearchConfig, make_search
+from visvm.search.methods import METHODS, Method, SearchConfig, find_method, make_search
 from visvm.search.oracle import Oracle
 from visvm.search.stepwise import Stepwise
 
@@ -15,6 +16,8 @@ __all__ = [
     "Method",
     "Oracle",
     "SearchConfig",
+    "SentenceSearch",
     "Stepwise",
+    "find_method",
     "make_search",
 ]

@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from visvm.records import (
     Branch,
@@ -23,6 +24,7 @@ from visvm.records import (
 from visvm.search.scheduler import SearchContext, run_searches
 from visvm.sentences import split_sentences
 
+Needs = Literal["none", "reward", "value", "reward+future"]
 TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """The sampling temperatures of the paper's candidates."""
 
@@ -55,14 +57,21 @@ class State:
 
 
 class SentenceSearch:
-    """A ``Search`` by what it does for one caption: ``write``."""
+    """A ``Search`` by what it does for one caption: a coroutine ``write`` over a ``SearchContext``.
+
+    Subclass it to add a search; see ``Stepwise`` for the shortest useful one. ``needs`` is the scorer that
+    a search of the user's own gets: "none", "reward", "value" or "reward+future".
+    """
+
+    name: str
+    needs: ClassVar[Needs] = "none"
 
     @abstractmethod
     async def write(self, context: SearchContext, branch: Branch) -> Caption:
-        """The caption of a branch just opened."""
+        """Return the caption of a branch just opened."""
 
     def __call__(self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]) -> list[Caption]:
-        """The captions of the requests, written side by side, each at its share of the time."""
+        """Return the captions of the requests, written concurrently, each with its share of the time."""
         started = time.perf_counter()
         captions = run_searches(policy, scorer, requests, self.write)
         for caption in captions:
@@ -108,7 +117,7 @@ async def score_states(context: SearchContext, draft: Draft, states: Sequence[St
     answers = await context.score(questions) if questions else []
     known: dict[tuple[str, ...], dict[tuple[str, bool], float]] = {}
     for (prefix, group), values in zip(groups.items(), answers, strict=True):
-        _check(values)
+        _check(values, len(group))
         draft.cost.num_value_calls += len(group)
         known[prefix] = dict(zip(group, values, strict=True))
     return [known[state.prefix][state.sentence.strip(), state.ended] for state in states]
@@ -174,7 +183,9 @@ def _question(draft: Draft, prefix: tuple[str, ...], group: Sequence[tuple[str, 
     )
 
 
-def _check(values: Sequence[float]) -> None:
+def _check(values: Sequence[float], num: int) -> None:
+    if len(values) != num:
+        raise ValueError(f"the scorer gave {len(values)} scores for {num} sentences")
     bad = [value for value in values if not math.isfinite(value)]
     if bad:
         raise FloatingPointError(f"the scorer gave {bad[0]}; search needs finite scores")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from visvm.config import Config
-from visvm.records import Search
+from visvm.plugins import load_object
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode
-from visvm.search.draft import TEMPERATURES
+from visvm.search.draft import TEMPERATURES, Needs, SentenceSearch
 from visvm.search.mcts import MCTS
 from visvm.search.oracle import Oracle
 from visvm.search.stepwise import Stepwise
 
-Needs = Literal["none", "reward", "value", "reward+future"]
+NEEDS: tuple[Needs, ...] = ("none", "reward", "value", "reward+future")
 
 
 class SearchConfig(Config):
@@ -26,17 +28,17 @@ class SearchConfig(Config):
         TEMPERATURES, min_length=1, description="sampling temperatures of the candidates"
     )
     step_size: int = Field(
-        1, ge=1, description="K: candidates a temperature and step; the greedy one comes on top"
+        1, ge=1, description="K: candidates per temperature and step; the greedy one comes on top"
     )
     samples_per_temperature: int = Field(
-        6, ge=1, description="best_of_n: whole captions a temperature (6 x 5 temperatures = 30)"
+        6, ge=1, description="best_of_n: whole captions per temperature (6 x 5 temperatures = 30)"
     )
     max_sentences: int | None = Field(None, ge=1, description="cut captions after so many sentences")
     temperature: float = Field(0.7, gt=0, description="sample, and the oracle's completions")
-    gamma: float = Field(0.9, ge=0, le=1, description="mcts and oracle: discount a sentence")
+    gamma: float = Field(0.9, ge=0, le=1, description="mcts and oracle: discount per sentence")
     simulations: int = Field(7, ge=1, description="mcts: leaves expanded before each sentence")
     exploration: float = Field(1.0, ge=0, description="mcts: weight of little-visited sentences")
-    completions: int = Field(2, ge=1, description="oracle: sampled completions a candidate")
+    completions: int = Field(2, ge=1, description="oracle: sampled completions per candidate")
     centre: float = Field(
         0.0, description="oracle: taken off every reward; a higher one ends captions sooner"
     )
@@ -44,9 +46,9 @@ class SearchConfig(Config):
 
 @dataclass(frozen=True)
 class Method:
-    """A search as a user names it: its class, the scorer it needs, options that the name fixes."""
+    """A search as a user names it: what makes it, the scorer it needs, options that the name fixes."""
 
-    search: type
+    search: Callable[..., SentenceSearch]
     needs: Needs
     fixed: dict[str, Any] = field(default_factory=dict)
 
@@ -63,15 +65,43 @@ METHODS: dict[str, Method] = {
 }
 
 
-def make_search(method: str, config: SearchConfig) -> Search:
-    """The search of that name with the options of ``config`` that are fields of its class.
+def find_method(name: str) -> Method:
+    """Return the method of that name; "MODULE:NAME" is a search of the user's own.
+
+    NAME is a subclass of ``SentenceSearch``, or a function that returns an instance of one. It is called
+    with those fields of ``SearchConfig`` that are among its parameters. Its attribute ``needs`` says which
+    scorer it gets (default: "none").
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: no such method, or MODULE:NAME cannot be imported or is something else.
     """
-    if method not in METHODS:
-        raise ValueError(f"method = {method!r}: expected one of {', '.join(METHODS)}")
-    kind = METHODS[method]
-    given = {"name": method, **kind.fixed}
-    options = {f.name: getattr(config, f.name) for f in fields(kind.search) if f.name not in given}
-    return kind.search(**given, **options)
+    if name in METHODS:
+        return METHODS[name]
+    if ":" not in name:
+        raise ValueError(f"method = {name!r}: expected one of {', '.join(METHODS)}, or MODULE:NAME")
+    search = load_object(name)
+    if not callable(search) or isinstance(search, SentenceSearch):
+        raise ValueError(f"{name}: expected a subclass of visvm.search.SentenceSearch, or a function")
+    needs = getattr(search, "needs", "none")
+    if needs not in NEEDS:
+        raise ValueError(f"{name}: needs = {needs!r}; expected one of {', '.join(NEEDS)}")
+    return Method(search, needs)
+
+
+def make_search(method: str, config: SearchConfig) -> SentenceSearch:
+    """Return the search of that name with the options of ``config`` that are among its parameters.
+
+    Raises:
+        ValueError: as ``find_method``, or the search cannot be made with these options.
+    """
+    kind = find_method(method)
+    fixed = {"name": method, **kind.fixed} if method in METHODS else kind.fixed
+    names = [name for name in inspect.signature(kind.search).parameters if name not in fixed]
+    options = {name: getattr(config, name) for name in names if name in SearchConfig.model_fields}
+    try:
+        search = kind.search(**fixed, **options)
+    except TypeError as error:
+        raise ValueError(f"{method}: cannot be made with the options of a search: {error}") from None
+    if not isinstance(search, SentenceSearch):
+        raise ValueError(f"{method}: {type(search).__name__} is not a visvm.search.SentenceSearch")
+    return search

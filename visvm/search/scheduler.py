@@ -5,7 +5,8 @@ are decoded together. A caption that waits for scores leaves its rows to others,
 as soon as a caption is done. There is no barrier at the end of a sentence and no clock: the order of work,
 and with it every result, depends on the requests alone.
 
-``run_searches`` takes a list of requests; ``scheduler_thread`` takes requests that arrive at any time.
+``run_searches`` takes a list of requests, ``run_tasks`` tells after each turn how far it is;
+``scheduler_thread`` takes requests that arrive at any time.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class SearchTask(Generic[Result]):
 
     request: Request
     write: Write[Result]
-    on_questions: Callable[[SearchTask[Result], Sequence[Question]], None]
-    on_done: Callable[[SearchTask[Result]], None]
+    on_questions: Callable[[SearchTask[Result], Sequence[Question]], None] = ignore
+    on_done: Callable[[SearchTask[Result]], None] = ignore
     on_step: OnStep = ignore
     search: Any = None  # the coroutine, once a branch is open
     number: int = 0  # of the proposals it waits for
@@ -95,20 +96,30 @@ def run_searches(
     policy: Policy, scorer: Scorer | None, requests: Sequence[Request], write: Write[Result]
 ) -> list[Result]:
     """Run ``write(context, branch)`` for every request, interleaved; return the results in order."""
+    tasks = [SearchTask(request, write, on_done=_raise) for request in requests]
+    for _ in run_tasks(policy, scorer, tasks):
+        pass
+    return [task.result for task in tasks]  # type: ignore[misc]
+
+
+def run_tasks(
+    policy: Policy, scorer: Scorer | None, tasks: Sequence[SearchTask[Result]]
+) -> Generator[None, None, None]:
+    """Run tasks to their ends; yield after each turn. The policy must have nothing else to do."""
     policy.clear()  # a search that failed may have left work behind
     scheduler: Scheduler[Result] = Scheduler(policy)
     batcher = ScoreBatcher(scheduler, scorer)
-    tasks = [SearchTask(request, write, batcher.on_questions, _raise) for request in requests]
     try:
         for task in tasks:
+            task.on_questions = batcher.on_questions
             scheduler.add(task)
         while scheduler.is_busy:
             scheduler.turn()
             batcher.answer()
+            yield
     finally:
         scheduler.close()
         policy.clear()
-    return [task.result for task in tasks]  # type: ignore[misc]
 
 
 def _raise(task: SearchTask[Any]) -> None:
@@ -132,9 +143,14 @@ class ScoreBatcher(Generic[Result]):
         scheduler = self.scheduler
         if not self.asking or (scheduler.writing and len(self.asking) < SCORE_SHARE * len(scheduler.tasks)):
             return
-        assert self.scorer is not None, "this search needs a scorer"
+        if self.scorer is None:
+            raise ValueError("this search asks for scores and has no scorer: set its `needs`, or give one")
         asking, self.asking = self.asking, []
-        answers = iter(self.scorer.score([one for _, questions in asking for one in questions]))
+        flat = [one for _, questions in asking for one in questions]
+        scores = self.scorer.score(flat)
+        if len(scores) != len(flat):
+            raise ValueError(f"the scorer answered {len(scores)} of {len(flat)} questions")
+        answers = iter(scores)
         for task, questions in asking:
             scheduler.answer(task, [next(answers) for _ in questions])
 

@@ -1,0 +1,54 @@
+"""Objects of the user's own by "MODULE:NAME": a scorer or a search that is imported where it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from visvm.records import Scorer
+
+
+def load_object(spec: str) -> Any:
+    """Import MODULE and return its NAME. The current directory is searched too, last.
+
+    Raises:
+        ValueError: ``spec`` does not read MODULE:NAME, or there is no such module or name.
+    """
+    module, _, name = spec.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        raise ValueError(f"{spec!r}: expected MODULE:NAME, such as my_scorer:MyScorer")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{spec}: cannot be imported ({error}); MODULE must be installed, on PYTHONPATH or in the current"
+            " directory, on every machine that works"
+        ) from None
+    return found
+
+
+def load_scorer(spec: str) -> Scorer:
+    """Return the scorer that "MODULE:NAME" names: an object with ``score``, or what NAME() returns.
+
+    Raises:
+        ValueError: it cannot be imported, or is not a ``visvm.Scorer``.
+    """
+    found = load_object(spec)
+    is_factory = isinstance(found, type) or (callable(found) and not isinstance(found, Scorer))
+    return check_scorer(found() if is_factory else found, spec)
+
+
+def check_scorer(scorer: Any, name: str) -> Scorer:
+    """Return ``scorer``; ValueError if it has no method ``score(questions)``."""
+    if isinstance(scorer, type) or not isinstance(scorer, Scorer) or not callable(scorer.score):
+        raise ValueError(
+            f"{name}: {type(scorer).__name__} is not a scorer; expected an object with"
+            " score(questions) -> list[list[float]], one float for each sentence of each question"
+        )
+    return scorer
