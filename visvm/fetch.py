@@ -76,7 +76,7 @@ async def fetch(url: str, limits: Limits) -> bytes:
 
     scheme = url[:8].partition(":")[0].lower()
     if scheme == "data":
-        return _unpack(url, limits)
+        return unpack_data_url(url, limits)
     if scheme not in ("http", "https"):
         raise FetchError("an image's URL must be a data: URL, or http(s) where the server allows the host")
     target = _target(url, limits)
@@ -100,7 +100,8 @@ def is_public(address: str) -> bool:
     return not any(ip in block for block in _BLOCKED)
 
 
-def _unpack(url: str, limits: Limits) -> bytes:
+def unpack_data_url(url: str, limits: Limits) -> bytes:
+    """Return the bytes that a data: URL holds; ``FetchError`` if it is malformed or too large."""
     if len(url) > limits.max_bytes * 4 // 3 + CHUNK:  # before any work on it
         raise _too_large(limits)
     header, comma, payload = url[len("data:") :].partition(",")

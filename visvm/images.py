@@ -68,6 +68,20 @@ def decode(data: bytes, *, id: str, uri: str, max_pixels: int = MAX_PIXELS) -> D
     return DecodedImage(id=id, uri=uri, content_hash=content_hash(data), pil=pil)
 
 
+def from_pil(image: Image.Image, *, id: str = "image") -> DecodedImage:
+    """Return a PIL image as ``decode`` would: upright, RGB. Its pixels stand for its file's content.
+
+    Raises:
+        ValueError: its pixels cannot be read.
+    """
+    try:
+        pil = _rgb(_upright(image))
+    except Exception as error:  # a lazily opened file is only decoded now
+        raise ValueError(f"the PIL image cannot be used: {error or type(error).__name__}") from None
+    pixels = f"{pil.width}x{pil.height}:".encode() + pil.tobytes()
+    return DecodedImage(id=id, uri="", content_hash=content_hash(pixels), pil=pil)
+
+
 def content_hash(data: bytes) -> str:
     """The identity of a file's content: the first 128 bits of its SHA-256, in hex."""
     return hashlib.sha256(data).hexdigest()[:32]

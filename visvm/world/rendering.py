@@ -27,6 +27,10 @@ _COLOURS = {
 }
 
 
+_SHIFT = 10  # of every colour channel of a background, at most
+_LEAST_BACKGROUND = 0.5  # of the pixels: no drawing of 6,000 has less than 0.73
+
+
 def draw(layout: Layout) -> np.ndarray:
     """The image of a layout: [96, 96, 3] RGB bytes, from (split, index) alone."""
     rng = random.Random(f"picture {layout.split} {layout.index}")
@@ -39,6 +43,19 @@ def draw(layout: Layout) -> np.ndarray:
 def image(layout: Layout) -> Image.Image:
     """The image of a layout as a PIL image."""
     return Image.fromarray(draw(layout))
+
+
+def is_drawing(pixels: Image.Image) -> bool:
+    """Return whether an RGB image may be one of the world's own: its size, and a colour of a background.
+
+    It is true of every image that ``image`` draws, and of next to nothing else.
+    """
+    if pixels.size != (SIZE, SIZE):
+        return False
+    colours = np.asarray(pixels).reshape(-1, 3)[:: CELL // 2].astype(np.int16)
+    backgrounds = np.array([colour for pair in _COLOURS.values() for colour in pair], dtype=np.int16)
+    near = np.abs(colours[:, None] - backgrounds[None]).max(axis=2) <= _SHIFT
+    return bool(near.any(axis=1).mean() >= _LEAST_BACKGROUND)
 
 
 def boxes(layout: Layout) -> list[Box]:
@@ -56,7 +73,7 @@ def _place(cell: int, rng: random.Random) -> Box:
 
 def _background(scene: str, rng: random.Random) -> np.ndarray:
     back, floor = _COLOURS[scene]
-    shift = [rng.randint(-10, 10) for _ in range(3)]
+    shift = [rng.randint(-_SHIFT, _SHIFT) for _ in range(3)]
     pixels = np.empty((SIZE, SIZE, 3), dtype=np.int16)
     horizon = rng.randint(SIZE // 3, 2 * SIZE // 3)
     pixels[:horizon], pixels[horizon:] = back, floor

@@ -1,0 +1,58 @@
+"""The scorers that searches need, loaded from the names of their models."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from visvm.plugins import load_scorer as load_own
+from visvm.records import Scorer
+from visvm.search.draft import Needs
+
+
+@runtime_checkable
+class Clearable(Protocol):
+    """A scorer with caches: ``clear`` makes what comes next independent of what came before."""
+
+    def clear(self) -> None: ...
+
+
+def load_scorer(
+    needs: Needs,
+    *,
+    reward: dict[str, Any] | None = None,
+    value: dict[str, Any] | None = None,
+    own: str | None = None,
+) -> Scorer | None:
+    """Return the scorer of a search that ``needs`` one, or None.
+
+    ``reward`` and ``value`` are keywords of ``ClipScorer.from_pretrained`` and
+    ``ValueScorer.from_pretrained``; ``own`` is a scorer of the user's, "MODULE:NAME", which replaces both.
+
+    Raises:
+        ValueError: a model cannot be loaded, or ``own`` is not a scorer.
+    """
+    if needs == "none":
+        return None
+    if own is not None:
+        return load_own(own)
+    prm = _load_reward(reward) if "reward" in needs else None
+    if needs == "reward":
+        return prm
+    from visvm.value import FutureScorer, ValueScorer
+
+    assert value is not None, f"{needs} needs a value model"
+    learned = ValueScorer.from_pretrained(**value)
+    return FutureScorer(prm, learned) if prm else learned
+
+
+def clear(scorer: Scorer | None) -> None:
+    """Empty the caches of a scorer that has any."""
+    if isinstance(scorer, Clearable):
+        scorer.clear()
+
+
+def _load_reward(reward: dict[str, Any] | None) -> Any:
+    from visvm.reward import ClipScorer
+
+    assert reward is not None, "this search needs a reward model"
+    return ClipScorer.from_pretrained(**reward)
