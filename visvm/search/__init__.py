@@ -1,4 +1,4 @@
-"""Ways of writing a caption: peers with the one signature of ``records.Search``."""
+"""The search methods: ways of writing a caption, all with the signature of ``records.Search``."""
 
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode

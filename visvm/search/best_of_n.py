@@ -25,8 +25,8 @@ from visvm.search.scheduler import SearchContext
 class BestOfN(SentenceSearch):
     """Sample ``samples_per_temperature`` whole captions at each temperature; 5 x 6 = 30 as published.
 
-    The score of a caption is the mean of its sentences' scores, so a long caption is neither
-    favoured nor punished for its length.
+    The score of a caption is the mean of its sentences' scores, so length is neither rewarded nor
+    penalised.
     """
 
     name: str = "best_of_n"
@@ -45,7 +45,7 @@ class BestOfN(SentenceSearch):
     async def _score(
         self, context: SearchContext, draft: Draft, candidates: Sequence[Candidate]
     ) -> list[list[float]]:
-        """The score of each sentence of each candidate, by one question."""
+        """Score every sentence of every candidate in one call of the scorer."""
         states = [self._states(candidate) for candidate in candidates]
         values = iter(await score_states(context, draft, [state for row in states for state in row]))
         return [[next(values) for _ in row] for row in states]

@@ -11,7 +11,7 @@ from visvm.search.scheduler import SearchContext
 
 @dataclass(frozen=True)
 class Decode(SentenceSearch):
-    """Write each caption at one temperature (0 = greedy); nothing is chosen, so there is no trace."""
+    """Write each caption at one temperature (0 = greedy). Nothing is chosen, so the trace is empty."""
 
     name: str = "greedy"
     temperature: float = 0.0
@@ -20,12 +20,15 @@ class Decode(SentenceSearch):
     async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft = Draft(branch)
         if context.is_streaming and self.temperature == 0:
-            return await self._tell(context, draft)
+            return await self._write_stepwise(context, draft)
         (only,) = await propose(context, draft, [self.temperature], whole=True)
         return close_whole(draft, only, self.name, self.max_sentences)
 
-    async def _tell(self, context: SearchContext, draft: Draft) -> Caption:
-        """The same caption, a sentence at a time: greedy tokens do not depend on where a step begins."""
+    async def _write_stepwise(self, context: SearchContext, draft: Draft) -> Caption:
+        """Write the same caption sentence by sentence, to stream it.
+
+        Greedy tokens do not depend on where a step begins, so the text is that of one whole decode.
+        """
         while draft.is_live(self.max_sentences):
             (only,) = await propose(context, draft, [0.0])
             (draft.branch,) = context.commit([draft.branch], [only])

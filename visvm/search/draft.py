@@ -1,4 +1,4 @@
-"""What every search shares: drafts of captions, and a turn's three words: propose, score, commit."""
+"""What all searches share: the draft of a caption, and the three parts of a turn: propose, score, commit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TEMPERATURES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @dataclass
 class Draft:
-    """A caption in progress: where it stands, the choices so far, what they cost."""
+    """A caption in progress: its branch, the choices so far, and their cost."""
 
     branch: Branch
     finish_reason: FinishReason = "sentence"
@@ -43,13 +43,13 @@ class Draft:
         self.cost.num_prompt_tokens = self.branch.num_prompt_tokens
 
     def is_live(self, max_sentences: int | None) -> bool:
-        """Whether another sentence is wanted: the chosen candidate did not end it, the limit neither."""
+        """Whether the caption goes on: neither the chosen candidate nor the limit has ended it."""
         return not self.branch.ended and not at_limit(len(self.branch.sentences), max_sentences)
 
 
 @dataclass(frozen=True)
 class State:
-    """A sentence after ``prefix``, to be scored; ``ended``: the caption ends with it."""
+    """A sentence to be scored after ``prefix``; ``ended`` if the caption ends with it."""
 
     prefix: tuple[str, ...]
     sentence: str
@@ -80,35 +80,35 @@ class SentenceSearch:
 
 
 def at_limit(num_sentences: int, max_sentences: int | None) -> bool:
-    """Whether a caption of so many sentences may not grow."""
+    """Whether a caption of ``num_sentences`` has reached the limit (None: no limit)."""
     return max_sentences is not None and num_sentences >= max_sentences
 
 
 async def propose(
     context: SearchContext, draft: Draft, temperatures: Sequence[float], *, whole: bool = False
 ) -> list[Candidate]:
-    """One candidate a temperature; their tokens go on the draft's bill."""
+    """Propose one candidate per temperature; add their tokens to the cost of the draft."""
     (candidates,) = await context.propose([draft.branch], temperatures, whole=whole)
     count_tokens(draft, candidates)
     return candidates
 
 
 def count_tokens(draft: Draft, candidates: Sequence[Candidate]) -> None:
-    """Put every sampled token of ``candidates`` on the draft's bill."""
+    """Add every sampled token of ``candidates`` to the cost of the draft."""
     draft.cost.num_generated_tokens += sum(len(candidate.token_ids) for candidate in candidates)
 
 
 async def score(context: SearchContext, draft: Draft, candidates: Sequence[Candidate]) -> list[float]:
-    """The value of every candidate for the draft's next sentence."""
+    """Return the score of every candidate for the next sentence of the draft."""
     prefix = draft.branch.sentences
     return await score_states(context, draft, [State(prefix, one.text, one.ended) for one in candidates])
 
 
 async def score_states(context: SearchContext, draft: Draft, states: Sequence[State]) -> list[float]:
-    """One value a state; equal states are asked, and billed, once.
+    """Return one score per state; equal states are scored, and counted in the cost, once.
 
     Raises:
-        FloatingPointError: a value is NaN or infinite, so nothing can be chosen by it.
+        FloatingPointError: a score is NaN or infinite, so candidates cannot be compared.
     """
     groups: dict[tuple[str, ...], dict[tuple[str, bool], None]] = {}
     for state in states:
@@ -126,7 +126,7 @@ async def score_states(context: SearchContext, draft: Draft, states: Sequence[St
 def commit(
     context: SearchContext, draft: Draft, candidates: Sequence[Candidate], values: Sequence[float]
 ) -> None:
-    """Append the best candidate to the draft; that alone decides whether the caption is over."""
+    """Append the best candidate to the draft; it alone decides whether the caption ends."""
     choice = first_best(values)
     (draft.branch,) = context.commit([draft.branch], [candidates[choice]])
     draft.finish_reason = candidates[choice].finish_reason
@@ -136,25 +136,25 @@ def commit(
 
 
 def first_best(values: Sequence[float]) -> int:
-    """The index of the highest value; of equals the first, which is the greedy candidate if in it."""
+    """Return the index of the highest value; the first of equals, so the greedy candidate wins ties."""
     return max(range(len(values)), key=values.__getitem__)
 
 
 def close(draft: Draft, method: str) -> Caption:
-    """The caption of a draft written sentence by sentence."""
+    """Return the finished caption of a draft written sentence by sentence."""
     reason: FinishReason = draft.finish_reason if draft.branch.ended else "length"
     return _caption(draft, method, draft.branch.sentences, reason)
 
 
 def close_whole(draft: Draft, candidate: Candidate, method: str, max_sentences: int | None) -> Caption:
-    """The caption that takes one whole candidate, cut to ``max_sentences``."""
+    """Return the caption that consists of one whole candidate, cut to ``max_sentences``."""
     sentences, is_cut = whole_sentences(candidate, max_sentences)
     reason: FinishReason = "length" if is_cut else candidate.finish_reason
     return _caption(draft, method, sentences, reason)
 
 
 def whole_sentences(candidate: Candidate, max_sentences: int | None) -> tuple[tuple[str, ...], bool]:
-    """The sentences of a whole candidate up to the limit, and whether the limit cut some off."""
+    """Return the sentences of a whole candidate up to the limit, and whether the limit cut any off."""
     sentences = tuple(split_sentences(candidate.text))
     return sentences[:max_sentences], max_sentences is not None and len(sentences) > max_sentences
 
@@ -188,4 +188,4 @@ def _check(values: Sequence[float], num: int) -> None:
         raise ValueError(f"the scorer gave {len(values)} scores for {num} sentences")
     bad = [value for value in values if not math.isfinite(value)]
     if bad:
-        raise FloatingPointError(f"the scorer gave {bad[0]}; search needs finite scores")
+        raise FloatingPointError(f"the scorer returned {bad[0]}; a search needs finite scores")

@@ -24,14 +24,15 @@ from visvm.search.scheduler import SearchContext
 
 @dataclass(eq=False)
 class Node:
-    """A sentence in the tree: its reward and the mean value of the paths that went through it.
+    """A sentence in the tree: its reward, and the mean value of the paths through it.
 
-    It refers to the node ``above`` it weakly: a tree that is given up must free its image at once.
+    The reference to the parent is weak, so that an abandoned tree frees its image at once, without
+    waiting for the garbage collector.
     """
 
     reward: float
     candidate: Candidate | None = None
-    above: ReferenceType[Node] | None = None
+    parent_ref: ReferenceType[Node] | None = None
     branch: Branch | None = None
     candidates: Sequence[Candidate] = ()
     children: list[Node] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Node:
 
     @property
     def parent(self) -> Node | None:
-        return self.above() if self.above else None
+        return self.parent_ref() if self.parent_ref else None
 
     @property
     def value(self) -> float:
@@ -49,16 +50,19 @@ class Node:
 
 @dataclass(frozen=True)
 class MCTS(SentenceSearch):
-    """Before each sentence is committed, ``simulations`` of: select a leaf, expand it, back up.
+    """Run ``simulations`` of select, expand and back up before each sentence is committed.
 
-    Select: from the root down, the child with the highest value + ``exploration`` * spread *
-    sqrt(log(all visits) / its visits); spread is the range of the siblings' rewards, so one setting
-    fits every reward. Expand: the candidates of stepwise search (1 + ``step_size`` * T), each worth
-    its own reward at first. Back up: the path down to the leaf and its best child is worth the mean
-    of its rewards with weights ``gamma`` ^ depth, which favours neither long nor short captions;
-    every node on the path averages that over its visits. The child of the root with the highest
-    value is committed and the tree below it kept. One simulation is stepwise search by the reward;
-    the default of 7 costs about seven times as much, as in the paper.
+    Select: descend from the root to the child with the highest value + ``exploration`` * spread *
+    sqrt(log(visits of all siblings) / visits). Spread is the range of the siblings' rewards, so one
+    setting fits rewards of any scale.
+    Expand: add the candidates of stepwise search (1 + ``step_size`` * T), each valued at its reward.
+    Back up: a path from below the root to the best child of the leaf is worth the mean of its rewards
+    with weights ``gamma`` ^ depth, which favours neither long nor short captions. Every node on the
+    path averages that over its visits.
+
+    Then the child of the root with the highest value is committed, and the tree below it is kept. One
+    simulation equals stepwise search by the reward; the default of 7 costs about seven times as much,
+    as in the paper.
     """
 
     name: str = "mcts"
@@ -116,28 +120,28 @@ class MCTS(SentenceSearch):
 
 
 def _next_root(draft: Draft, root: Node) -> Node:
-    """The committed child, cut from its parent so that back-ups stop at it.
+    """Return the committed child, detached from its parent so that back-ups stop at it.
 
-    An expanded child has a branch already, and its candidates belong to that one.
+    A child that was expanded keeps its own branch, since its candidates belong to that one.
     """
     child = root.children[draft.trace[-1].choice]
-    child.above = None
+    child.parent_ref = None
     child.branch = draft.branch = child.branch or draft.branch
     return child
 
 
 def _branch(context: SearchContext, leaf: Node) -> Branch:
-    """The branch that the leaf's sentence leads to; only a root has it already."""
+    """Return the branch after the leaf's sentence; only the root has one before it is expanded."""
     if leaf.branch is None:
-        assert leaf.parent and leaf.parent.branch and leaf.candidate, "a leaf hangs on an expanded node"
+        assert leaf.parent and leaf.parent.branch and leaf.candidate, "the parent of a leaf has been expanded"
         (leaf.branch,) = context.commit([leaf.parent.branch], [leaf.candidate])
     return leaf.branch
 
 
 def _grow(leaf: Node, candidates: Sequence[Candidate], rewards: Sequence[float]) -> None:
-    """One child a candidate; candidates that say the same share one, so none is searched twice."""
+    """Add one child per candidate; equal candidates share a child, so none is searched twice."""
     leaf.candidates = candidates
     known: dict[tuple[str, bool], Node] = {}
     for candidate, reward in zip(candidates, rewards, strict=True):
-        node = Node(reward=reward, candidate=candidate, above=ref(leaf), total=reward)
+        node = Node(reward=reward, candidate=candidate, parent_ref=ref(leaf), total=reward)
         leaf.children.append(known.setdefault((candidate.text, candidate.ended), node))

@@ -1,7 +1,7 @@
-"""Oracle look-ahead: a candidate is worth what the policy really makes of it, by sampling.
+"""Oracle look-ahead: the value of a candidate is estimated by sampling how the policy continues it.
 
-No method to use but a yardstick: what a perfect value model of this policy would gain, at the price
-of whole completions for every candidate.
+This is an upper bound to compare with, not a method for use: it shows what a perfect value model of this
+policy would gain, and pays with whole completions of every candidate.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from visvm.search.scheduler import SearchContext
 class Oracle(SentenceSearch):
     """Stepwise search where a candidate's value is its mean discounted return over ``completions``.
 
-    The return is the sum of gamma^i * (r_i - centre) over the candidate and the rest of the caption,
-    with the scorer's rewards and completions sampled at ``temperature``.
+    The return is the sum of gamma^i * (r_i - centre) over the candidate (i = 0) and the sentences after it.
+    Rewards r_i come from the scorer; completions are sampled at ``temperature``.
     """
 
     name: str = "oracle"
@@ -52,13 +52,14 @@ class Oracle(SentenceSearch):
             rewards = await score(context, draft, candidates)
             futures = await self._futures(context, draft, candidates)
             pairs = zip(rewards, futures, strict=True)
-            commit(context, draft, candidates, [r - self.centre + self.gamma * after for r, after in pairs])
+            values = [reward - self.centre + self.gamma * future for reward, future in pairs]
+            commit(context, draft, candidates, values)
         return close(draft, self.name)
 
     async def _futures(
         self, context: SearchContext, draft: Draft, candidates: Sequence[Candidate]
     ) -> list[float]:
-        """The mean return of what follows each candidate; 0 where nothing does. Equal texts share it."""
+        """Return the mean return of what follows each candidate: 0 if nothing does; one for equal texts."""
         parents = {one.text: one for one in candidates if not one.ended}
         returns = await self._complete(context, draft, list(parents.values())) if parents else []
         known = dict(zip(parents, returns, strict=True))
@@ -67,6 +68,7 @@ class Oracle(SentenceSearch):
     async def _complete(
         self, context: SearchContext, draft: Draft, parents: Sequence[Candidate]
     ) -> list[float]:
+        """Sample ``completions`` endings of every parent; return their mean return per parent."""
         branches = context.commit([draft.branch] * len(parents), parents)
         endings = await context.propose(branches, [self.temperature] * self.completions, whole=True)
         states = []

@@ -1,11 +1,11 @@
-"""Many captions in flight: each search resumes as soon as its answer is there, whatever the others do.
+"""Run many searches concurrently, each resuming as soon as its own answer is ready.
 
-A search is a coroutine that asks its ``SearchContext`` for candidates and scores. The rows of all captions
-are decoded together. A caption that waits for scores leaves its rows to others, and a new image is opened
-as soon as a caption is done. There is no barrier at the end of a sentence and no clock: the order of work,
-and with it every result, depends on the requests alone.
+A search is a coroutine that awaits candidates and scores from its ``SearchContext``. The rows of all captions
+are decoded in one batch. A caption that waits for scores frees its rows, and a new image is opened as soon
+as a caption is done. There is no barrier at the end of a sentence and no clock: the order of work, and
+therefore every result, depends on the requests alone.
 
-``run_searches`` takes a list of requests, ``run_tasks`` tells after each turn how far it is;
+``run_searches`` takes a list of requests, ``run_tasks`` yields after each turn;
 ``scheduler_thread`` takes requests that arrive at any time.
 """
 
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 Proposals = list[list[Candidate]]
 OnStep = Callable[[str, TraceStep | None], None]
-SCORE_SHARE = 0.25  # captions that must wait for scores, of those in flight, before any are scored
+SCORE_SHARE = 0.25  # share of the running captions that must wait for scores before the scorer is called
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class SearchCall(Generic[Answer]):
 
 
 def ignore(*_: Any) -> None:
-    """Do nothing: the callback of a task without a listener."""
+    """Do nothing: the default callback."""
 
 
 class SearchContext:
-    """What a search works with: propose, score, commit, and a callback for each chosen sentence."""
+    """What a search may do: propose, score, commit, and report each chosen sentence."""
 
     def __init__(self, policy: Policy, on_step: OnStep = ignore) -> None:
         """``on_step`` receives each sentence as it is chosen, and the choice if there was one."""
@@ -76,9 +76,9 @@ Write = Callable[[SearchContext, Branch], Coroutine[SearchCall[Any], Any, Result
 class SearchTask(Generic[Result]):
     """One caption to write by ``write(context, branch)``, with the callbacks of its owner.
 
-    ``on_questions`` receives the task's questions; ``Scheduler.answer`` takes the answers. ``on_done`` is
-    called once there is a ``result`` or an ``error``; what it raises propagates. ``on_step`` receives each
-    choice.
+    ``on_questions`` receives the questions of the task; pass the answers to ``Scheduler.answer``. ``on_done``
+    is called once, when ``result`` or ``error`` is set; what it raises propagates. ``on_step`` receives each
+    chosen sentence.
     """
 
     request: Request
@@ -87,7 +87,7 @@ class SearchTask(Generic[Result]):
     on_done: Callable[[SearchTask[Result]], None] = ignore
     on_step: OnStep = ignore
     search: Any = None  # the coroutine, once a branch is open
-    number: int = 0  # of the proposals it waits for
+    number: int = 0  # of the submitted proposals that it waits for
     result: Result | None = None
     error: Exception | None = None
 
@@ -128,35 +128,35 @@ def _raise(task: SearchTask[Any]) -> None:
 
 
 class ScoreBatcher(Generic[Result]):
-    """Answer the questions of many captions by one call of a scorer."""
+    """Answer the questions of many captions with one call of the scorer."""
 
     def __init__(self, scheduler: Scheduler[Result], scorer: Scorer | None) -> None:
         self.scheduler, self.scorer = scheduler, scorer
-        self.asking: list[tuple[SearchTask[Result], Sequence[Question]]] = []
+        self.pending: list[tuple[SearchTask[Result], Sequence[Question]]] = []
 
     def on_questions(self, task: SearchTask[Result], questions: Sequence[Question]) -> None:
-        """Keep the questions for the next call."""
-        self.asking.append((task, questions))
+        """Queue the questions for the next call."""
+        self.pending.append((task, questions))
 
     def answer(self) -> None:
-        """Answer all, once enough captions wait for it or nothing is left to decode."""
+        """Answer all queued questions once enough captions wait, or nothing is left to decode."""
         scheduler = self.scheduler
-        if not self.asking or (scheduler.writing and len(self.asking) < SCORE_SHARE * len(scheduler.tasks)):
+        if not self.pending or (scheduler.writing and len(self.pending) < SCORE_SHARE * len(scheduler.tasks)):
             return
         if self.scorer is None:
             raise ValueError("this search asks for scores and has no scorer: set its `needs`, or give one")
-        asking, self.asking = self.asking, []
-        flat = [one for _, questions in asking for one in questions]
+        pending, self.pending = self.pending, []
+        flat = [one for _, questions in pending for one in questions]
         scores = self.scorer.score(flat)
         if len(scores) != len(flat):
             raise ValueError(f"the scorer answered {len(scores)} of {len(flat)} questions")
         answers = iter(scores)
-        for task, questions in asking:
+        for task, questions in pending:
             scheduler.answer(task, [next(answers) for _ in questions])
 
 
 class Scheduler(Generic[Result]):
-    """Open images and decode for the tasks it was given; not thread-safe."""
+    """Open images and decode tokens for its tasks; not thread-safe."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -166,15 +166,15 @@ class Scheduler(Generic[Result]):
 
     @property
     def is_busy(self) -> bool:
-        """Whether any task is not done."""
+        """Whether any task is still queued or running."""
         return bool(self.queue or self.tasks)
 
     def add(self, task: SearchTask[Result]) -> None:
-        """Open the task as soon as there is room."""
+        """Queue a task; it is opened as soon as the policy has a free image slot."""
         self.queue.append(task)
 
     def turn(self) -> bool:
-        """Open what there is room for and decode one token of every row; return whether there was work."""
+        """Open the tasks there is room for and decode one token of every row; return whether any work was done."""
         is_useful = self._open(self.policy.num_free) or bool(self.writing)
         for number, proposals in self.policy.step().items():
             self._resume(self.writing.pop(number), proposals)
@@ -192,7 +192,7 @@ class Scheduler(Generic[Result]):
             task.on_done(task)
 
     def cancel(self, task: SearchTask[Result]) -> bool:
-        """Drop a task with its rows and its image slot; return whether it was not done yet."""
+        """Drop a task, its rows and its image slot, without ``on_done``; return whether it was unfinished."""
         if task in self.tasks:
             self.tasks.discard(task)
             if self.writing.pop(task.number, None) is not None:
@@ -205,12 +205,12 @@ class Scheduler(Generic[Result]):
         return True
 
     def close(self) -> None:
-        """Drop every task that is not done."""
+        """Close the coroutine of every running task."""
         for task in self.tasks:
             task.search.close()
 
     def _open(self, room: int) -> bool:
-        """Open as many waiting tasks as there is room for; return whether there were any."""
+        """Open as many queued tasks as there is room for; return whether there were any."""
         waiting = [self.queue[i] for i in range(min(room, len(self.queue)))]
         if not waiting:
             return False
@@ -221,7 +221,7 @@ class Scheduler(Generic[Result]):
                 return self._open(1)  # isolates the request at fault
             self.fail(waiting[0], error)
             return True
-        assert branches or self.tasks, "an image had no room though none was open"
+        assert branches or self.tasks, "the policy has no room for an image though none is open"
         for branch in branches:
             self._start(self.queue.popleft(), branch)
         return bool(branches)
@@ -232,7 +232,7 @@ class Scheduler(Generic[Result]):
         self._resume(task, None)
 
     def _resume(self, task: SearchTask[Result], answer: Any) -> None:
-        """Send a search its answer; dispatch what it asks next, or finish it."""
+        """Send a search its answer; dispatch its next call, or finish it."""
         try:
             call = task.search.send(answer)
         except StopIteration as stop:

@@ -1,4 +1,4 @@
-"""Captions for requests that come and go at any time: a ``Scheduler`` in a thread of its own."""
+"""A ``Scheduler`` in a thread of its own, for requests that arrive and are cancelled at any time."""
 
 from __future__ import annotations
 
@@ -17,55 +17,55 @@ logger = logging.getLogger(__name__)
 
 
 class EngineFailed(RuntimeError):
-    """The engine is of no more use; the same request on another one gives the same caption."""
+    """The engine can no longer be used; the same request to another engine gives the same caption."""
 
 
 class SchedulerThread:
-    """What a ``Scheduler`` does, from any thread and at once; tasks' calls come from the scheduler's thread.
+    """Drive a ``Scheduler`` from any thread. Methods return at once; tasks' callbacks run in its thread.
 
-    All that touches the policy happens in that thread, in the order in which it was asked for.
+    Only that thread touches the policy, and it executes commands in the order in which they were given.
     """
 
     def __init__(self, policy: Policy) -> None:
         self.scheduler: Scheduler[Any] = Scheduler(policy)
         self.error: Exception | None = None
         self._commands: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
-        self._busy_since: float | None = None  # None while it has nothing to do
+        self._busy_since: float | None = None  # None while idle
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def add(self, task: SearchTask[Any]) -> None:
-        """Open it as soon as there is room."""
+        """Queue a task; it is opened as soon as the policy has a free image slot."""
         self._commands.put(partial(self.scheduler.add, task))
 
     def answer(self, task: SearchTask[Any], answers: list[list[float]]) -> None:
-        """The scores that a task asked for."""
+        """Give a task the scores it asked for."""
         self._commands.put(partial(self.scheduler.answer, task, answers))
 
     def fail(self, task: SearchTask[Any], error: Exception) -> None:
-        """End a task by an error."""
+        """End a task with an error."""
         self._commands.put(partial(self.scheduler.fail, task, error))
 
     def cancel(self, task: SearchTask[Any]) -> None:
-        """Give a task up, with its rows and its place; it will not land."""
+        """Drop a task, its rows and its image slot; its ``on_done`` is not called."""
         self._commands.put(partial(self.scheduler.cancel, task))
 
     def close(self) -> None:
-        """End the thread, and give up all that is not done."""
+        """Stop the thread and drop every unfinished task."""
         self._commands.put(None)
         self._thread.join()
 
-    def check(self, patience: float) -> None:
-        """Look that the thread is well, and that no turn of it has lasted above ``patience`` seconds.
+    def check(self, max_seconds: float) -> None:
+        """Check that the thread is alive and that its current turn has lasted at most ``max_seconds``.
 
         Raises:
-            EngineFailed: it is not.
+            EngineFailed: the thread has failed, or is stuck.
         """
         if self.error is not None or not self._thread.is_alive():
             raise EngineFailed(f"the engine failed: {type(self.error).__name__}")
         since = self._busy_since
-        if since is not None and time.monotonic() - since > patience:
-            raise EngineFailed(f"the engine has been stuck for more than {patience:g} seconds")
+        if since is not None and time.monotonic() - since > max_seconds:
+            raise EngineFailed(f"the engine has been stuck for more than {max_seconds:g} seconds")
 
     def _run(self) -> None:
         try:
@@ -74,11 +74,11 @@ class SchedulerThread:
         except Exception as error:
             logger.exception("the engine failed")
             self.error = error
-            self._give_up()
+            self._fail_all()
         self.scheduler.close()
 
-    def _give_up(self) -> None:
-        """Tell all tasks, and those still to come."""
+    def _fail_all(self) -> None:
+        """Fail all tasks, and those still to come, until ``close``."""
         is_open = True
         while is_open:
             for task in [*self.scheduler.queue, *self.scheduler.tasks]:
@@ -86,7 +86,7 @@ class SchedulerThread:
             is_open = self._run_commands(wait=True)
 
     def _run_commands(self, *, wait: bool) -> bool:
-        """Do all that was asked for meanwhile, or what is asked for next; False at the end."""
+        """Execute the queued commands, or wait for the next one; return False once closed."""
         while wait or not self._commands.empty():
             self._busy_since = None if wait else self._busy_since
             command = self._commands.get()

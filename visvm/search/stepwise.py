@@ -1,7 +1,7 @@
-"""Stepwise search, VisVM's algorithm: propose sentences, score them, commit the best; again.
+"""Stepwise search, VisVM's algorithm: propose sentences, score them, commit the best, repeat.
 
-With the CLIP reward as the scorer this is the paper's CLIP-PRM search, with the value model VisVM
-(arXiv 2412.03704, section 3.3).
+With the CLIP reward as the scorer this is the paper's CLIP-PRM search; with the value model it is
+VisVM search (arXiv 2412.03704, section 3.3).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from visvm.search.scheduler import SearchContext
 
 @dataclass(frozen=True)
 class Stepwise(SentenceSearch):
-    """Every sentence is the best of 1 + K * T candidates: the greedy one, then K at each temperature.
+    """Choose every sentence from 1 + K * T candidates: the greedy one, then K at each of T temperatures.
 
-    ``step_size`` is the paper's K. A caption ends when the candidate that was chosen ends it.
+    ``step_size`` is the paper's K. A caption ends when the chosen candidate ends it.
     """
 
     name: str = "prm"
