@@ -174,7 +174,7 @@ class Scheduler(Generic[Result]):
         self.queue.append(task)
 
     def turn(self) -> bool:
-        """Open the tasks there is room for and decode one token of every row; return whether any work was done."""
+        """Open the tasks there is room for, decode one token of every row; return whether work was done."""
         is_useful = self._open(self.policy.num_free) or bool(self.writing)
         for number, proposals in self.policy.step().items():
             self._resume(self.writing.pop(number), proposals)
