@@ -151,12 +151,12 @@ class S3Lock:
     def _put(self, **condition: str) -> str:
         sign = json.dumps({**self._owner, "sign": uuid.uuid4().hex})
         work = f"locking s3://{self.path}"
-        return storage.patiently(lambda: s3.put(self.path, sign.encode(), **condition), work)
+        return storage.with_retries(lambda: s3.put(self.path, sign.encode(), **condition), work)
 
     def _found(self) -> tuple[str, float, dict[str, Any]] | None:
         """Return the object's ETag, its age in seconds by S3's own clock, and its owner."""
         try:
-            answer = storage.patiently(lambda: s3.get(self.path), f"reading s3://{self.path}")
+            answer = storage.with_retries(lambda: s3.get(self.path), f"reading s3://{self.path}")
         except FileNotFoundError:
             return None
         now: datetime = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])

@@ -1,7 +1,7 @@
-"""Files and folders by path or URI: of this machine, of S3, of any store that pyarrow knows.
+"""Files and folders by path or URI: on this machine, in S3, or in any store that pyarrow supports.
 
-A place is a string: a path, or a URI such as "s3://bucket/run". A store that is away is waited for
-(``retry.SECONDS``); what is missing or forbidden is an error at once.
+Locations are strings: a path, or a URI such as "s3://bucket/run". Operations on a store that is temporarily
+unavailable are retried for ``retry.SECONDS``; what is missing or forbidden is an error at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from visvm.storage.retry import Unreachable, patiently
+from visvm.storage.retry import Unreachable, with_retries
 from visvm.storage.s3 import S3Store
 from visvm.storage.store import File, Store, files_below
 
@@ -25,104 +25,105 @@ if TYPE_CHECKING:  # pyarrow takes half a second to import: the functions that n
     import pyarrow.parquet as pq
     from pyarrow.fs import FileSystem
 
-__all__ = ["File", "Unreachable", "patiently"]
+__all__ = ["File", "Unreachable", "with_retries"]
 LOCAL = "file://"
 T = TypeVar("T")
 
 
 def is_remote(uri: str) -> bool:
-    """Whether ``uri`` is a URI of another place than this machine's file system."""
+    """Whether ``uri`` lies outside the file system of this machine."""
     return "://" in uri and not uri.startswith(LOCAL)
 
 
 def absolute(uri: str) -> str:
-    """The full path of a local place; a URI of another is complete already."""
+    """Return the absolute path of a local file or folder, and a remote URI without its trailing slash."""
     if is_remote(uri):
         return uri.rstrip("/")
     return os.path.abspath(os.path.expanduser(uri.removeprefix(LOCAL)))
 
 
 def join(uri: str, *names: str) -> str:
-    """The place ``names`` below ``uri``; an absolute path or URI among them starts anew."""
+    """Join ``names`` to ``uri``; an absolute path or URI among them replaces what precedes it."""
     for name in names:
         uri = name if is_remote(name) or name.startswith("/") else f"{uri.rstrip('/')}/{name}"
     return uri
 
 
 def parent(uri: str) -> str:
-    """The folder that a place is in."""
+    """Return the folder that contains ``uri``."""
     return absolute(uri).rpartition("/")[0]
 
 
 def read(uri: str, limit: int | None = None) -> bytes:
-    """The bytes of a file, or the first ``limit`` of them; OSError if it cannot be read."""
+    """Return the bytes of a file, or the first ``limit`` of them; raise OSError if it cannot be read."""
     store, path = _at(uri)
-    return patiently(lambda: store.read(path, limit), f"reading {uri}")
+    return with_retries(lambda: store.read(path, limit), f"reading {uri}")
 
 
 def write(uri: str, data: bytes | str, *, new: bool = False) -> None:
-    """Write a file in one step: readers see the old one or the new one, never a part.
+    """Write a file atomically: readers see the old content or the new, never a part.
 
     Raises:
-        FileExistsError: it shall be ``new``, and another is there; on S3 also if both are written at once.
-        OSError: it cannot be written.
+        FileExistsError: ``new`` is set and the file exists with other content; on S3 this also holds
+            when two writers race.
+        OSError: the file cannot be written.
     """
     store, path = _at(uri)
     content = data.encode() if isinstance(data, str) else data
-    patiently(lambda: store.write(path, content, new=new), f"writing {uri}")
+    with_retries(lambda: store.write(path, content, new=new), f"writing {uri}")
 
 
 def is_file(uri: str) -> bool:
-    """Whether a file is there."""
+    """Whether ``uri`` is an existing file."""
     return _kind(uri) == "file"
 
 
 def is_folder(uri: str) -> bool:
-    """Whether a folder is there; on S3, one with something in it."""
+    """Whether ``uri`` is an existing folder; in S3, one that is not empty."""
     return _kind(uri) == "folder"
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or a folder is there."""
+    """Whether ``uri`` is an existing file or folder."""
     return _kind(uri) is not None
 
 
 def walk(uri: str, *, recursive: bool = True) -> Iterator[File]:
-    """The files of a folder, in no order, as they are listed; none if there is no folder."""
+    """Yield the files of a folder, in no particular order; none if there is no folder."""
     store, path = _at(uri)
-    if isinstance(store, S3Store):  # page by page, each waited for
+    if isinstance(store, S3Store):  # retries each page by itself
         return store.walk(path, recursive=recursive)
-    return patiently(lambda: store.walk(path, recursive=recursive), f"listing {uri}")
+    return with_retries(lambda: store.walk(path, recursive=recursive), f"listing {uri}")
 
 
 def names(uri: str, pattern: str) -> list[str]:
-    """The names, in order, of the files in a folder that match a pattern such as "*.parquet"."""
+    """Return the sorted names of the files in a folder that match a pattern such as "*.parquet"."""
     return sorted(fnmatch.filter((file.name for file in walk(uri, recursive=False)), pattern))
 
 
 def delete(uri: str) -> None:
-    """Remove a file, or a folder with all that is in it; nothing if neither is there."""
+    """Delete a file, or a folder with its contents; do nothing if neither exists."""
     store, path = _at(uri)
-    patiently(lambda: store.delete(path), f"deleting {uri}")
+    with_retries(lambda: store.delete(path), f"deleting {uri}")
 
 
 def fetch(uri: str, target: Path) -> None:
-    """Copy one file to this machine."""
+    """Copy one file to ``target`` on this machine."""
     store, path = _at(uri)
-    patiently(lambda: store.fetch(path, target), f"fetching {uri}")
+    with_retries(lambda: store.fetch(path, target), f"fetching {uri}")
 
 
 def send(source: Path, uri: str) -> None:
-    """Copy one file of this machine."""
+    """Copy the file ``source`` of this machine to ``uri``."""
     store, path = _at(uri)
-    patiently(lambda: store.send(source, path), f"sending {uri}")
+    with_retries(lambda: store.send(source, path), f"sending {uri}")
 
 
 @contextmanager
 def new_folder(uri: str) -> Iterator[Path]:
-    """A folder of this machine to write into; its files take the place of ``uri`` when the block ends.
+    """Give a local folder to write into; when the block ends, its files replace those of ``uri``.
 
-    In one step where ``uri`` is local; elsewhere file by file, config.json last.
+    A local folder is replaced by one rename, a remote one file by file with config.json last.
     """
     if not is_remote(uri):
         partial, folder = Path(absolute(uri) + ".partial"), Path(absolute(uri))
@@ -140,28 +141,28 @@ def new_folder(uri: str) -> Iterator[Path]:
 
 
 def parquet(uri: str) -> pq.ParquetFile:
-    """A parquet file to read parts of; its footer is read now."""
+    """Open a parquet file and read its footer; wrap later reads in ``reading``, so that they are retried."""
     return reading(uri, lambda: _parquet(uri))
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A parquet file, or some of its columns."""
+    """Read a parquet file, or some of its columns."""
     return reading(uri, lambda: _parquet(uri).read(columns=columns and [*columns]))
 
 
 def reading(uri: str, work: Callable[[], T]) -> T:
-    """What ``work`` reads of a file that was opened by ``parquet``, with the patience of ``read``."""
-    from visvm.storage.arrow import passing
+    """Call ``work``, which reads from a file opened by ``parquet``, with the retries of ``read``."""
+    from visvm.storage.arrow import transient_errors
 
     def attempt() -> T:
-        with passing():
+        with transient_errors():
             return work()
 
-    return patiently(attempt, f"reading {uri}")
+    return with_retries(attempt, f"reading {uri}")
 
 
 def write_table(uri: str, table: pa.Table, *, new: bool = False) -> None:
-    """Write a parquet file, as ``write`` does."""
+    """Write a table as a parquet file, with the guarantees of ``write``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -179,7 +180,7 @@ def _parquet(uri: str) -> pq.ParquetFile:
 
 def _kind(uri: str) -> str | None:
     store, path = _at(uri)
-    return patiently(lambda: store.kind(path), f"looking for {uri}")
+    return with_retries(lambda: store.kind(path), f"looking up {uri}")
 
 
 def _at(uri: str) -> tuple[Store, str]:
@@ -192,20 +193,20 @@ def _at(uri: str) -> tuple[Store, str]:
 
 
 def _arrow(uri: str) -> tuple[FileSystem, str]:
-    """The filesystem of a place, and the place's path in it."""
+    """Return the filesystem of ``uri``, and its path in it."""
     from pyarrow.fs import LocalFileSystem
 
     if not is_remote(uri):
         return LocalFileSystem(), absolute(uri)
     scheme, _, rest = uri.partition("://")
     authority, _, path = rest.partition("/")
-    # Only the bucket goes through Arrow's parser: paths may hold what no URI may.
+    # Only the bucket goes through Arrow's URI parser: paths may hold characters that URIs may not.
     filesystem, base = _connect(f"{scheme}://{authority}")
     return filesystem, f"{base.rstrip('/')}/{path}"
 
 
 @cache
-def _connect(place: str) -> tuple[FileSystem, str]:
+def _connect(base: str) -> tuple[FileSystem, str]:
     from pyarrow.fs import FileSystem
 
-    return FileSystem.from_uri(place)
+    return FileSystem.from_uri(base)

@@ -1,4 +1,4 @@
-"""Copies of remote model directories on this machine: fetched once, known by what is in them."""
+"""Local copies of remote model directories, fetched once per version of their files."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ logger = logging.getLogger(__name__)
 
 
 def local(name: str) -> str:
-    """What a library that knows local directories takes for ``name``: a remote directory's copy here.
+    """Return a local directory with the files of a remote one; other names are returned unchanged.
 
     The copy is made once for all processes of a machine, in VISVM_CACHE (default: ~/.cache/visvm), and
-    anew when a file of the directory changes. Any other name is returned as it is.
+    again when a file of the remote directory changes.
 
     Raises:
-        ValueError: nothing is there, or it cannot be read.
+        ValueError: the remote directory does not exist or cannot be read.
     """
     return str(_copy(name, None)) if storage.is_remote(name) else name
 
 
 def settings(name: str) -> str:
-    """Like ``local`` but without the weights: enough to look what a model is."""
+    """Like ``local`` but without the weights: enough to tell what kind of model it is."""
     return str(_copy(name, SETTINGS_BYTES)) if storage.is_remote(name) else name
 
 
@@ -56,7 +56,7 @@ def _fetch(uri: str, files: list[File], folder: Path) -> None:
     for file in files:
         target = partial / file.name
         if not target.resolve().is_relative_to(partial.resolve()):
-            raise ValueError(f"model {uri}: {file.name!r} is no name of a file in it")
+            raise ValueError(f"model {uri}: the file name {file.name!r} leads out of its folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         storage.fetch(storage.join(uri, file.name), target)
     partial.rename(folder)

@@ -1,4 +1,4 @@
-"""Patience with a store that is away for a while."""
+"""Retries of operations on a store that is temporarily unavailable."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from collections.abc import Callable
 from typing import TypeVar
 
 SECONDS = 120.0
-"""How long an operation is tried again before its error is the caller's."""
+"""How long an operation is retried before its error is raised."""
 
 FIRST_DELAY, LONGEST_DELAY = 0.25, 8.0
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-_jitter = random.Random()  # its own: the draws of others stay as they are
+_jitter = random.Random()  # its own generator: seeded draws elsewhere stay reproducible
 
 
 class Unreachable(RuntimeError):
-    """The store cannot be reached, or asks for patience; nothing is wrong with what was asked of it."""
+    """The store cannot be reached or is overloaded; the request itself may be fine."""
 
 
-def patiently(work: Callable[[], T], what: str) -> T:
-    """``work()``, tried again with growing delays for SECONDS while it raises ``Unreachable``.
+def with_retries(work: Callable[[], T], what: str) -> T:
+    """Return ``work()``, retried with growing delays for SECONDS while it raises ``Unreachable``.
+
+    ``what`` names the operation in the log. Any other error of ``work`` is raised at once.
 
     Raises:
-        Unreachable: for longer than that; any other error of ``work`` is raised at once.
+        Unreachable: the store stayed unreachable for longer than SECONDS.
     """
     started, delay = time.monotonic(), FIRST_DELAY
     while True:
@@ -35,6 +37,8 @@ def patiently(work: Callable[[], T], what: str) -> T:
             waited = time.monotonic() - started
             if waited + delay > SECONDS:
                 raise
-            logger.warning("%s, after %.0f s of %.0f: trying again: %s", what, waited, SECONDS, error)
+            logger.warning(
+                "%s: trying again (%.0f of at most %.0f s have passed): %s", what, waited, SECONDS, error
+            )
         time.sleep(delay * _jitter.uniform(0.75, 1.25))
         delay = min(2 * delay, LONGEST_DELAY)

@@ -1,7 +1,7 @@
-"""S3 and what speaks its protocol, by boto3: one request a file, listings page by page, conditional writes.
+"""S3 and compatible stores, through boto3: one request per file, paged listings, conditional writes.
 
 Endpoint, region and credentials come from the environment, as for every AWS tool: AWS_ENDPOINT_URL,
-AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and the rest, or the role of the machine.
+AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID and so on, or the role of the machine.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from visvm.storage.retry import Unreachable, patiently
+from visvm.storage.retry import Unreachable, with_retries
 from visvm.storage.store import File, Kind
 
 NUM_CONNECTIONS = 32
-PAGE = 1000  # the most that S3 lists or deletes at a time
+PAGE = 1000  # objects; the most that S3 lists or deletes per request
 _MISSING = {"NoSuchKey", "NoSuchBucket", "404", "NotFound"}
 _EXISTING = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
-_PASSING = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
-_PASSING |= {"InternalError", "ServiceUnavailable", "503", "500", "RequestTimeTooSkewed"}
+_TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "RequestLimitExceeded"}
+_TRANSIENT |= {"InternalError", "ServiceUnavailable", "503", "500", "RequestTimeTooSkewed"}
 _lock = threading.Lock()
 _clients: list[Any] = []
 
 
 def client() -> Any:
-    """This process's boto3 client; clients may be shared by threads, but not be made by two at a time."""
+    """Return this process's boto3 client. Threads may share a client, but not create one concurrently."""
     with _lock:
         if not _clients:
             import boto3
@@ -46,7 +46,7 @@ def client() -> Any:
 
 @contextmanager
 def translated(path: str) -> Iterator[None]:
-    """Raises botocore's errors as the OSError that each is."""
+    """Raise botocore's errors as the matching OSError, or as ``Unreachable`` if they are transient."""
     import botocore.exceptions as boto
     from boto3.exceptions import RetriesExceededError, S3UploadFailedError
 
@@ -71,18 +71,18 @@ def translated(path: str) -> Iterator[None]:
 def _error(path: str, response: Any) -> OSError | Unreachable:
     code, message = response["Error"].get("Code", ""), response["Error"].get("Message", "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    words = f"s3://{path}: {code}: {message}"
+    text = f"s3://{path}: {code}: {message}"
     if code in _EXISTING or status == 412:
-        return FileExistsError(words)
+        return FileExistsError(text)
     if code in _MISSING or status == 404:
-        return FileNotFoundError(words)
-    if code in _PASSING or status == 429 or status >= 500:
-        return Unreachable(words)
-    return PermissionError(words) if status in (401, 403) else OSError(words)
+        return FileNotFoundError(text)
+    if code in _TRANSIENT or status == 429 or status >= 500:
+        return Unreachable(text)
+    return PermissionError(text) if status in (401, 403) else OSError(text)
 
 
 def put(path: str, data: bytes, **condition: str) -> str:
-    """Write one object if the condition holds (IfMatch=ETAG or IfNoneMatch="*"); its new ETag.
+    """Write one object if the condition holds (IfMatch=ETAG or IfNoneMatch="*"); return its new ETag.
 
     Raises:
         FileExistsError: the condition does not hold.
@@ -93,7 +93,7 @@ def put(path: str, data: bytes, **condition: str) -> str:
 
 
 def get(path: str, limit: int | None = None) -> dict[str, Any]:
-    """The headers of an object, and its bytes, or the first ``limit`` of them, as "Body"."""
+    """Return the headers of an object, with its bytes (or the first ``limit`` of them) as "Body"."""
     bucket, key = _split(path)
     with translated(path):
         answer = client().get_object(Bucket=bucket, Key=key)
@@ -102,7 +102,7 @@ def get(path: str, limit: int | None = None) -> dict[str, Any]:
 
 
 class S3Store:
-    """Objects as files: a folder is what has objects below it."""
+    """A ``Store`` over S3 objects; a folder exists while there are objects below it."""
 
     def read(self, path: str, limit: int | None) -> bytes:
         return get(path, limit)["Body"]
@@ -111,7 +111,7 @@ class S3Store:
         try:
             put(path, data, **({"IfNoneMatch": "*"} if new else {}))
         except FileExistsError:
-            # Ours after all, where the answer to an earlier try was lost on its way.
+            # It may be ours: an earlier attempt succeeded and its answer was lost.
             if self.read(path, None) != data:
                 raise
 
@@ -125,17 +125,17 @@ class S3Store:
 
     def walk(self, path: str, *, recursive: bool) -> Iterator[File]:
         start = len(_prefix(path))
-        for one in _objects(path, {"MaxKeys": PAGE} | ({} if recursive else {"Delimiter": "/"})):
-            if not one["Key"].endswith("/"):  # consoles make such objects as "folders"
-                yield File(one["Key"][start:], one["Size"], one["ETag"].strip('"'))
+        for found in _objects(path, {"MaxKeys": PAGE} | ({} if recursive else {"Delimiter": "/"})):
+            if not found["Key"].endswith("/"):  # consoles create such objects as "folders"
+                yield File(found["Key"][start:], found["Size"], found["ETag"].strip('"'))
 
     def delete(self, path: str) -> None:
         bucket, key = _split(path)
         below = (f"{_prefix(path)}{file.name}" for file in self.walk(path, recursive=True))
         names = chain([key] if key else [], below)
-        while some := [{"Key": name} for name in islice(names, PAGE)]:
+        while page := [{"Key": name} for name in islice(names, PAGE)]:
             with translated(path):
-                done = client().delete_objects(Bucket=bucket, Delete={"Objects": some, "Quiet": True})
+                done = client().delete_objects(Bucket=bucket, Delete={"Objects": page, "Quiet": True})
             for error in done.get("Errors", []):
                 raise _error(f"{bucket}/{error['Key']}", {"Error": error})
 
@@ -149,16 +149,16 @@ class S3Store:
 
 
 def _objects(path: str, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    page = patiently(lambda: _page(path, **options), f"listing s3://{path}")
+    page = with_retries(lambda: _page(path, **options), f"listing s3://{path}")
     yield from page.get("Contents", [])
     while token := page.get("NextContinuationToken"):
         following = partial(_page, path, ContinuationToken=token, **options)
-        page = patiently(following, f"listing s3://{path}")
+        page = with_retries(following, f"listing s3://{path}")
         yield from page.get("Contents", [])
 
 
 def _page(path: str, **options: Any) -> dict[str, Any]:
-    """Up to a thousand objects of a folder."""
+    """Request one page, of up to PAGE objects, of the listing of a folder."""
     with translated(path):
         return client().list_objects_v2(Bucket=_split(path)[0], Prefix=_prefix(path), **options)
 

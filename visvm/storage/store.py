@@ -1,4 +1,4 @@
-"""What a store of files does, whatever it is made of."""
+"""The interface of a store of files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Kind = Literal["file", "folder"] | None
 
 
 class File(NamedTuple):
-    """A file of a folder. ``name`` is its path below the folder; ``stamp`` changes with its content."""
+    """A file in a listing: ``name`` is its path below the folder, ``stamp`` changes with its content."""
 
     name: str
     size: int
@@ -18,42 +18,42 @@ class File(NamedTuple):
 
 
 class Store(Protocol):
-    """One kind of place; ``Unreachable`` is raised for what passes, ``OSError`` for what does not."""
+    """A kind of storage. Transient errors are raised as ``Unreachable``, all others as ``OSError``."""
 
     def read(self, path: str, limit: int | None) -> bytes:
-        """The file's bytes, or the first ``limit`` of them."""
+        """Return the bytes of a file, or the first ``limit`` of them."""
         ...
 
     def write(self, path: str, data: bytes, *, new: bool) -> None:
-        """In one step: readers see the old file or the new one, never a part.
+        """Write a file atomically: readers see the old content or the new, never a part.
 
         Raises:
-            FileExistsError: it shall be ``new``, and is not.
+            FileExistsError: ``new`` is set and the file exists.
         """
         ...
 
     def kind(self, path: str) -> Kind:
-        """Whether a file or a folder is there, or nothing (None)."""
+        """Return "file" or "folder", or None if there is neither."""
         ...
 
     def walk(self, path: str, *, recursive: bool) -> Iterator[File]:
-        """The files of a folder, in no order; none if there is no folder."""
+        """Yield the files of a folder, in no particular order; none if there is no folder."""
         ...
 
     def delete(self, path: str) -> None:
-        """Remove a file, or a folder with all that is in it, or nothing."""
+        """Delete a file, or a folder with its contents; do nothing if neither exists."""
         ...
 
     def fetch(self, path: str, target: Path) -> None:
-        """Copy a file to this machine."""
+        """Copy a file to ``target`` on this machine."""
         ...
 
     def send(self, source: Path, path: str) -> None:
-        """Copy a file of this machine."""
+        """Copy the file ``source`` of this machine to ``path``."""
         ...
 
 
 def files_below(folder: Path) -> list[str]:
-    """The files below a folder of this machine; config.json last, without which a model is none."""
+    """Return the files below a local folder, config.json last: it marks a model as complete."""
     names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
     return sorted(names, key=lambda name: (name == "config.json", name))

@@ -181,7 +181,7 @@ def test_patience_ends_and_what_is_forbidden_has_none(monkeypatch: pytest.Monkey
         raise storage.Unreachable("away")
 
     with pytest.raises(storage.Unreachable):
-        storage.patiently(away, "asking")
+        storage.with_retries(away, "asking")
     assert len(calls) > 1
     for code, status, expected in (
         ("AccessDenied", 403, PermissionError),
@@ -206,7 +206,10 @@ def test_patience_ends_and_what_is_forbidden_has_none(monkeypatch: pytest.Monkey
     ],
 )
 def test_arrows_words_are_understood(words: str, passes: bool) -> None:
-    with pytest.raises(storage.Unreachable if passes else OSError, match=re.escape(words)), arrow.passing():
+    with (
+        pytest.raises(storage.Unreachable if passes else OSError, match=re.escape(words)),
+        arrow.transient_errors(),
+    ):
         raise OSError(words)
 
 
