@@ -1,4 +1,4 @@
-"""How captions are judged: CHAIR, recall and length, with bootstrap intervals over images."""
+"""Caption metrics: CHAIR, recall and length, with bootstrap intervals over images."""
 
 from visvm.metrics.coco import read_truth
 from visvm.metrics.evaluation import Resampling, evaluate

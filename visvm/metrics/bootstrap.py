@@ -1,4 +1,4 @@
-"""Bootstrap intervals over images: images are drawn anew, with all that was counted in each."""
+"""Bootstrap intervals with images as the unit: an image is drawn together with all its captions."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ Array = NDArray[np.float64]
 
 
 def resample(counts: Array, *, num_resamples: int, seed: int) -> Array:
-    """Totals [num_resamples, columns] over images drawn with replacement, of ``counts`` [images, columns].
+    """Sum ``counts`` [images, columns] over images drawn with replacement: [num_resamples, columns].
 
-    Equal numbers of images, resamples and seed draw the same images, so columns can be compared.
+    Calls with the same number of images, number of resamples and seed draw the same images, so that their
+    results can be compared pairwise.
     """
     return _weights(len(counts), num_resamples, seed) @ counts
 
 
 def ratios(totals: Array, numerators: list[int], denominators: list[int]) -> Array:
-    """Columns divided by columns, of totals [..., columns]; nothing out of nothing is 0."""
+    """Divide columns of ``totals`` [..., columns] by other columns; 0 / 0 is 0."""
     above, below = totals[..., numerators], totals[..., denominators]
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def interval(samples: Array, *, confidence: float = 0.95) -> list[list[float]]:
-    """The percentile interval [low, high] of each column of ``samples`` [num_resamples, columns]."""
+    """Return the percentile interval [low, high] of each column of ``samples`` [num_resamples, columns]."""
     tail = (1 - confidence) / 2
     return np.quantile(samples, [tail, 1 - tail], axis=0).T.tolist()
 

@@ -1,8 +1,8 @@
 """CHAIR, the share of named objects that are not in the image (Rohrbach et al. 2018, EMNLP).
 
-Two variants are in use and give different numbers, up to 3.4 points of CHAIRs: ``original`` (the
-authors' program: every token made singular by the rules of the pattern library) and ``wordnet``
-(most papers since 2024: part-of-speech tags and WordNet lemmas).
+Two variants are in use, and their CHAIRs differ by up to 3.4 points: ``original`` (the authors'
+program, which makes every token singular by the rules of the pattern library) and ``wordnet`` (most
+papers since 2024: part-of-speech tags and WordNet lemmas).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Mention:
 
 @dataclass(frozen=True)
 class Chair:
-    """What one caption names: every mention in order, those that are not true, and the truth."""
+    """The categories that a caption mentions (in order, repeats included), the false ones, and the truth."""
 
     objects: tuple[str, ...]
     hallucinated: tuple[str, ...]
@@ -32,19 +32,19 @@ class Chair:
 
     @property
     def recalled(self) -> frozenset[str]:
-        """The true categories that the caption names."""
+        """The categories in the image that the caption names."""
         return self.truth.intersection(self.objects)
 
 
 def chair(caption: str, truth: Iterable[str], *, variant: Variant = "original") -> Chair:
-    """Compare the objects that ``caption`` names with the categories that are in the image."""
+    """Compare the objects that ``caption`` names with ``truth``, the categories that are in the image."""
     true = frozenset(truth)
     objects = tuple(mention.category for mention in mentions(caption, variant=variant))
     return Chair(objects, tuple(name for name in objects if name not in true), true)
 
 
 def mentions(caption: str, *, variant: Variant = "original") -> list[Mention]:
-    """The words of ``caption`` that name COCO categories, in order, repeats included.
+    """Return the words of ``caption`` that name COCO categories, in order, repeats included.
 
     Raises:
         ValueError: the NLTK data that the variant needs is not installed.
@@ -85,7 +85,7 @@ def _tokenizers() -> tuple[Callable[[str], list[str]], Callable[[str], list[str]
 
 @lru_cache(maxsize=100_000)
 def _singular(word: str) -> str:
-    """As the pattern library has it; textblob's copy of its rules differs on these three endings."""
+    """Return the singular by the pattern library's rules; textblob's copy differs on these three endings."""
     from textblob.en.inflect import singularize
 
     if word.endswith(("collies", "doggies")):

@@ -1,4 +1,4 @@
-"""Captions of several methods judged beside each other: CHAIR, recall and length with intervals."""
+"""Evaluate and compare the captions of several methods: CHAIR, recall and length, with intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visvm.metrics.length import num_sentences, num_words
 
 Row = Mapping[str, Any]
 
-# What is counted in a caption, and the ratios of these counts, summed over captions.
+# What is counted per caption, and the metrics: ratios (numerator, denominator) of sums over captions.
 COUNTS = ("captions", "hallucinating", "mentions", "hallucinated", "truth", "recalled", "sentences", "words")
 RATIOS = {
     "chair_s": ("hallucinating", "captions"),
@@ -33,12 +33,12 @@ COSTS = {
     "num_value_calls": "num_value_calls",
     "seconds_per_caption": "seconds",
 }
-_ABOVE, _BELOW = ([COUNTS.index(pair[side]) for pair in RATIOS.values()] for side in (0, 1))
+_NUMERATORS, _DENOMINATORS = ([COUNTS.index(pair[side]) for pair in RATIOS.values()] for side in (0, 1))
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How the intervals are drawn: 95 % percentile bootstrap, images as the unit."""
+    """Settings of the 95 % percentile bootstrap over images."""
 
     num_resamples: int = 2000
     seed: int = 0
@@ -51,14 +51,14 @@ def evaluate(
     variant: Variant = "original",
     resampling: Resampling = Resampling(),
 ) -> dict[str, Any]:
-    """The results of each method's captions: ``rows``, and ``paired`` differences "a - b".
+    """Return the metrics of each method's captions (``rows``) and their differences "a - b" (``paired``).
 
-    A caption is a mapping with image_id and caption, and prompt, finish_reason and what it cost
-    where these are known. CHAIRs = captions that name an object which is not there / captions;
-    CHAIRi = such mentions / mentions, 0 where nothing is named; recall = true objects named / true
-    objects, summed over captions. All three are fractions. An unfinished last sentence counts like any
-    other. Captions of one image are drawn together. For one method, its figures and the objects
-    of every caption stand at the top as well.
+    ``captions`` maps a method to rows with image_id and caption and, where known, prompt, finish_reason
+    and the columns of cost. CHAIRs = captions with a hallucinated object / captions; CHAIRi = hallucinated
+    mentions / mentions, 0 if nothing is mentioned; recall = true objects named / true objects, both summed
+    over captions. All three are fractions in [0, 1]. An unfinished last sentence counts like any other.
+    Captions of the same image are resampled together. With a single method, the result also has its
+    metrics at the top level, and the objects of every caption under ``sentences``.
     """
     judged = {
         method: [chair(row["caption"], truth[image_key(row["image_id"])], variant=variant) for row in rows]
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _counts(rows: Sequence[Row], judged: Sequence[Chair]) -> dict[str, bootstrap.Array]:
-    """COUNTS summed over the captions of each image."""
+    """Sum COUNTS over the captions of each image."""
     counts: dict[str, bootstrap.Array] = {}
     for row, one in zip(rows, judged, strict=True):
         numbers = (
@@ -102,7 +102,7 @@ def _row(
     method: str, rows: Sequence[Row], counts: dict[str, bootstrap.Array], resampling: Resampling
 ) -> dict[str, Any]:
     stacked = np.stack([counts[key] for key in sorted(counts)])
-    means = bootstrap.ratios(stacked.sum(axis=0), _ABOVE, _BELOW)
+    means = bootstrap.ratios(stacked.sum(axis=0), _NUMERATORS, _DENOMINATORS)
     intervals = bootstrap.interval(_resampled_ratios(stacked, resampling))
     row: dict[str, Any] = {"method": method, "num_images": len(counts), "num_captions": len(rows)}
     for name, mean, interval in zip(RATIOS, means, intervals, strict=True):
@@ -122,12 +122,12 @@ def _paired(
     b: tuple[str, dict[str, bootstrap.Array]],
     resampling: Resampling,
 ) -> list[dict[str, Any]]:
-    """The differences a - b on the images that both have."""
+    """Return the differences a - b over the images that both methods have."""
     images = sorted(a[1].keys() & b[1].keys())
     if not images:
         return []
     stacked = [np.stack([counts[key] for key in images]) for counts in (a[1], b[1])]
-    totals = [bootstrap.ratios(counts.sum(axis=0), _ABOVE, _BELOW) for counts in stacked]
+    totals = [bootstrap.ratios(counts.sum(axis=0), _NUMERATORS, _DENOMINATORS) for counts in stacked]
     samples = [_resampled_ratios(counts, resampling) for counts in stacked]
     intervals = bootstrap.interval(samples[0] - samples[1])
     differences = dict(zip(RATIOS, zip(totals[0] - totals[1], intervals, strict=True), strict=True))
@@ -140,11 +140,11 @@ def _paired(
 
 def _resampled_ratios(counts: bootstrap.Array, resampling: Resampling) -> bootstrap.Array:
     totals = bootstrap.resample(counts, num_resamples=resampling.num_resamples, seed=resampling.seed)
-    return bootstrap.ratios(totals, _ABOVE, _BELOW)
+    return bootstrap.ratios(totals, _NUMERATORS, _DENOMINATORS)
 
 
 def _conditions(captions: Mapping[str, Sequence[Row]], resampling: Resampling) -> dict[str, Any]:
-    """What a figure must be quoted with."""
+    """Return the conditions to quote with every figure."""
     rows = list(itertools.chain.from_iterable(captions.values()))
     keys = sorted({image_key(row["image_id"]) for row in rows})
     return {

@@ -1,4 +1,4 @@
-"""How long captions are: to be read beside CHAIR, which a shorter caption lowers for nothing."""
+"""Caption length, to be reported with CHAIR, which any shorter caption lowers."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from visvm.sentences import split_sentences
 
 
 def num_sentences(caption: str) -> int:
-    """Sentences of a caption, an unfinished last one included."""
+    """Count the sentences of a caption, an unfinished last one included."""
     return len(split_sentences(caption)) if caption.strip() else 0
 
 
 def num_words(caption: str) -> int:
-    """Words of a caption: what white space separates."""
+    """Count the words of a caption, as separated by white space."""
     return len(caption.split())

@@ -1,8 +1,8 @@
 """The words by which CHAIR recognises COCO's 80 categories (Rohrbach et al. 2018).
 
-The table is a fact of the metric, so its spellings ("solider", "phon", "televison") stay. "motor
-bike" and "cheesecake", the other two of its 403 words, are missing on purpose: a stray space in the
-authors' file keeps them from ever matching, and every published figure was made that way.
+The table is part of the metric's definition, so its misspellings ("solider", "phon", "televison")
+stay. "motor bike" and "cheesecake", the other two of its 403 words, are left out on purpose: a stray
+space in the authors' file keeps them from ever matching, in all published figures too.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ _PAIRS = """
     laptop computer, home plate, train track
 """
 _ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub"
-# Two words that count as one: "home plate" is no plate, "baby elephant" no person.
+# Pairs of words that are merged into one: "home plate" is not a plate, "baby elephant" not a person.
 MERGED = {
     **{pair: pair for pair in " ".join(_PAIRS.split()).split(", ")},
     **{f"{age} {animal}": animal for animal in _ANIMALS.split() for age in ("baby", "adult")},

@@ -1,4 +1,4 @@
-"""Results for people: tables in plain text, curves, and one self-contained HTML page."""
+"""Reports of results: plain-text tables, curves, and a self-contained HTML page."""
 
 from visvm.report.html_page import Report, ReportExample, render
 from visvm.report.plots import Plot, Series, to_svg

@@ -1,4 +1,4 @@
-"""The curves of a report, from the metrics that the jobs wrote."""
+"""The plots of a report, made from the metrics that the jobs write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from visvm.report.table import Row, name_of
 
 
 def value_plots(runs: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
-    """TD loss, and explained variance of the held-out returns, of value models' metrics by name."""
+    """Plot the TD loss and the held-out explained variance of value models, given their metrics by name."""
     losses = [_series(name, run["curve"], "td_loss") for name, run in runs.items()]
     explained = [
         _series(name, [entry["held_out"] | entry for entry in run["evaluations"]], "explained_variance")
@@ -23,20 +23,20 @@ def value_plots(runs: Mapping[str, Mapping[str, Any]]) -> list[Plot]:
 
 
 def sft_plot(runs: Mapping[str, Sequence[Row]]) -> Plot:
-    """Training loss of the fine-tuned policies, by the method whose captions they learn."""
+    """Plot the training loss of fine-tuned policies, by the method whose captions they were trained on."""
     series = [_series(name_of(method), curve, "loss") for method, curve in runs.items()]
     return Plot("Fine-tuning: loss", "step", "nats a token", series)
 
 
 def cost_plot(rows: Sequence[Row]) -> Plot:
-    """CHAIRs of every method against the tokens it samples a caption."""
+    """Plot the CHAIRs of every method against the tokens it samples per caption."""
     series = [_rates(row["method"], [row], "num_generated_tokens", "chair_s") for row in rows]
     title, x = "Hallucination against cost", "tokens sampled a caption"
     return Plot(title, x, "CHAIRs, %", series, log_x=True, points=True)
 
 
 def centre_plots(curves: Mapping[str, Sequence[Row]], others: Sequence[Row]) -> list[Plot]:
-    """CHAIRs and recall against caption length as the reward centre moves; ``others`` for comparison."""
+    """Plot CHAIRs and recall against caption length as the reward centre varies, and ``others`` beside."""
     plots = []
     for key, label in (("chair_s", "CHAIRs, %"), ("recall", "recall, %")):
         series = [_rates(method, rows, "num_sentences", key) for method, rows in curves.items()]
@@ -47,7 +47,7 @@ def centre_plots(curves: Mapping[str, Sequence[Row]], others: Sequence[Row]) -> 
 
 
 def step_size_plot(curves: Mapping[str, Sequence[Row]]) -> Plot:
-    """CHAIRs against the step size K of each method; rows have "step_size"."""
+    """Plot CHAIRs against the step size K of each method; rows have the key "step_size"."""
     series = [_rates(method, rows, "step_size", "chair_s") for method, rows in curves.items()]
     return Plot("Candidates a step", "step size K", "CHAIRs, %", series, log_x=True)
 
@@ -58,7 +58,7 @@ def _series(label: str, curve: Sequence[Row], key: str) -> Series:
 
 
 def _rates(method: str, rows: Sequence[Row], x: str, y: str) -> Series:
-    """``y`` in percent with its interval, in order of ``x``."""
+    """Return metric ``y``, in percent with its interval, as a series over ``x``."""
     rows = sorted(rows, key=lambda row: row[x])
     low, high = ([100 * row[f"{y}_ci"][end] for row in rows] for end in (0, 1))
     return Series(name_of(method), _column(rows, x), [100 * row[y] for row in rows], low, high)

@@ -1,4 +1,4 @@
-"""The report: one HTML file with the table, the curves, and captions with every choice in them."""
+"""The report as one HTML file: tables, curves, and captions with the candidates of every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visvm.report.table import COLUMNS, DIFFERENCES, Row, cells, name_of, paired
 
 @dataclass(frozen=True)
 class ReportExample:
-    """An image, the objects that are in it, and its caption (a row of ``CAPTIONS``) by each method."""
+    """An image (path or URI), the categories in it, and each method's caption (a row of ``CAPTIONS``)."""
 
     image: str
     truth: frozenset[str]
@@ -27,7 +27,7 @@ class ReportExample:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows; ``rows`` and ``paired`` as in the results file, ``facts`` as name: text."""
+    """The contents of the page; ``rows`` and ``paired`` are those of ``metrics.evaluate``."""
 
     title: str
     facts: Mapping[str, str]
@@ -38,7 +38,7 @@ class Report:
 
 
 def render(report: Report) -> str:
-    """The report as HTML that needs no other file."""
+    """Render the report as HTML that needs no other file."""
     environment = Environment(
         loader=PackageLoader("visvm.report", "."),
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -72,7 +72,7 @@ def _example(example: ReportExample) -> dict[str, Any]:
 
 
 def _step(step: Row, truth: Iterable[str]) -> list[dict[str, Any]]:
-    """The candidates of a step, each text once, the best value first."""
+    """Return the distinct candidates of a step, the best value first."""
     choice = step["candidates"][step["choice"]]["text"]
     unique = {candidate["text"]: candidate for candidate in reversed(step["candidates"])}
     return [

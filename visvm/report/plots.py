@@ -1,4 +1,4 @@
-"""Curves as inline SVG."""
+"""Plots as inline SVG."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKERS = "os^vD<>PXph*"
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: points, and where known the ends of their intervals."""
+    """One curve: its points and, where known, the ends of their confidence intervals."""
 
     label: str
     x: Sequence[float]
@@ -27,7 +27,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Plot:
-    """What one image shows; ``points``: the series are single points, not curves."""
+    """One plot; with ``points`` its series are single points instead of curves."""
 
     title: str
     x_label: str
@@ -38,7 +38,7 @@ class Plot:
 
 
 def to_svg(plot: Plot) -> str:
-    """The plot as an <svg> element; the same plot gives the same text."""
+    """Render the plot as an <svg> element; equal plots give equal text."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "visvm", "font.size": 9}):
         figure = Figure(figsize=(7.4 if plot.points else 5.2, 3.2), layout="constrained")
         axes = figure.add_subplot()
@@ -61,7 +61,7 @@ def to_svg(plot: Plot) -> str:
 
 
 def _draw(axes: Axes, series: Series, marker: str) -> None:
-    """As points with this marker, or as a curve with none."""
+    """Draw a series as points with this marker or, without one, as a curve."""
     style = marker or ("o-" if len(series.x) < 20 else "-")
     [line] = axes.plot(series.x, series.y, style, markersize=5, linewidth=1.3, label=series.label)
     if series.low is None or series.high is None:

@@ -1,4 +1,4 @@
-"""Result rows as tables: one line a method, percentages with their 95 % intervals over images."""
+"""Results as tables: one line per method, percentages with their 95 % intervals over images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NAMES = {
 
 
 class Column(NamedTuple):
-    """A column: its title, and a row's text in it."""
+    """A column: its title, and the function that formats its cell of a row."""
 
     title: str
     text: Callable[[Row], str]
 
 
 def name_of(method: str) -> str:
-    """How a method is called in tables."""
+    """Return the display name of a method."""
     return NAMES.get(method, method.replace("_", " "))
 
 
@@ -61,12 +61,12 @@ DIFFERENCES = {"chair_s": "CHAIRs", "chair_i": "CHAIRi", "recall": "recall", "nu
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The text of every row in every one of COLUMNS."""
+    """Format every row as one cell per column of COLUMNS."""
     return [[column.text(row) for column in COLUMNS] for row in rows]
 
 
 def paired_cells(paired: Sequence[Row]) -> list[list[str]]:
-    """A line for each pair: "a - b", then every metric's difference with its interval."""
+    """Format one line per pair: "a - b", then the difference of every metric with its interval."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in paired:
         lines.setdefault((row["a"], row["b"]), {})[row["metric"]] = _difference(row)
@@ -77,14 +77,14 @@ def paired_cells(paired: Sequence[Row]) -> list[list[str]]:
 
 
 def _difference(row: Row) -> str:
-    """In percentage points, and counts as they are."""
+    """Format a difference: fractions in percentage points, counts unchanged."""
     factor = 1 if row["metric"].startswith("num_") else 100
     low, high = (factor * bound for bound in row["ci"])
     return f"{factor * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in plain text: the first column to the left, numbers to the right."""
+    """Return a plain-text table, its first column aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     lines = [titles, ["-" * width for width in widths], *rows]
     return "\n".join(
@@ -97,10 +97,10 @@ def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """The rows of a results file as plain text."""
+    """Return the rows of a results file as a plain-text table."""
     return format_table([column.title for column in COLUMNS], cells(rows))
 
 
 def paired_table(paired: Sequence[Row]) -> str:
-    """The paired differences of a results file as plain text."""
+    """Return the paired differences of a results file as a plain-text table."""
     return format_table(["difference", *DIFFERENCES.values()], paired_cells(paired))
