@@ -1,7 +1,7 @@
-"""An image's bytes from a URL that a stranger wrote: data: URLs, and http(s) from hosts allowed by name.
+"""Fetch images from untrusted URLs: data: URLs, and http(s) from hosts that are allowed by name.
 
-The address is checked where it counts: on each socket, just before it connects. So it does not matter how
-the host was written, how it resolved, or whether it resolves to something else the next time.
+The IP address is checked on each socket just before it connects. So it does not matter how the host was
+spelled or resolved, or whether it resolves to another address the next time (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 MAX_URL = 2048  # characters of an http(s) URL
 CHUNK = 64 * 2**10
 _HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*(:[0-9]{1,5})?")
-# IANA's special-purpose blocks, and the address at which Azure's machines find their host.
+# IANA's special-purpose blocks, and the address of the host services of Azure's virtual machines.
 _NOT_PUBLIC_4 = (
     "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12"
     " 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24"
     " 203.0.113.0/24 224.0.0.0/3"
 )
-# Only 2000::/3 is global unicast. Mapped (::ffff:0:0/96) and NAT64 (64:ff9b::/96) addresses, unique-local,
-# link-local and multicast ones lie outside it; Teredo, documentation and 6to4 are taken out of it.
+# Only 2000::/3 is global unicast. Mapped (::ffff:0:0/96), NAT64 (64:ff9b::/96), unique-local, link-local and
+# multicast addresses lie outside it; Teredo, documentation and 6to4 addresses are excluded from it.
 _GLOBAL_6 = ip_network("2000::/3")
 _NOT_PUBLIC_6 = "2001::/23 2001:db8::/32 2002::/16 3fff::/20"
 _BLOCKED: tuple[IPv4Network | IPv6Network, ...] = tuple(
@@ -41,7 +41,7 @@ _BLOCKED: tuple[IPv4Network | IPv6Network, ...] = tuple(
 
 
 class FetchError(ValueError):
-    """An image that is refused; ``status`` is the HTTP status (4xx) to answer with."""
+    """The image is refused; ``status`` is the HTTP status (4xx) to respond with."""
 
     def __init__(self, message: str, status: int = 400) -> None:
         super().__init__(message)
@@ -49,28 +49,28 @@ class FetchError(ValueError):
 
 
 class Limits(Config):
-    """What may be fetched: by default nothing over a network."""
+    """What may be fetched; by default, nothing over a network."""
 
     hosts: tuple[str, ...] = Field(
         (), description='hosts that http(s) images may come from: "example.org" or "example.org:8443"'
     )
     max_bytes: int = Field(16 * 2**20, ge=1, description="bytes of one image's file")
-    seconds: float = Field(10.0, gt=0, description="for one image, from the look-up to the last byte")
+    seconds: float = Field(10.0, gt=0, description="for one image, from the DNS lookup to the last byte")
     loopback: bool = Field(False, description="tests only: 127.0.0.1 and ::1 may be connected to")
 
     @field_validator("hosts")
     @classmethod
     def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := [host for host in value if not _HOST.fullmatch(host)]:
-            raise ValueError(f"{wrong[0]!r} is no host: expected one like example.org or example.org:8443")
+            raise ValueError(f"{wrong[0]!r} is not a host: expected one like example.org or example.org:8443")
         return value
 
 
 async def fetch(url: str, limits: Limits) -> bytes:
-    """The bytes that ``url`` holds (data:, base64) or leads to (http, https); nothing is decoded yet.
+    """Return the bytes of the image file at ``url`` (data: with base64, http or https); do not decode it.
 
     Raises:
-        FetchError: not allowed, malformed, unreachable, too large or too slow, with a status of 4xx.
+        FetchError: the URL is not allowed, malformed, unreachable, too large or too slow; status 4xx.
     """
     import aiohttp  # half a second, which whoever only reads a config does without
 
@@ -88,12 +88,12 @@ async def fetch(url: str, limits: Limits) -> bytes:
     except (aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(error, FetchError):
             raise
-        # One answer for all of these: it must not tell what listens on an address behind this machine.
+        # One message for all of these, so that it cannot reveal what listens on a private address.
         raise FetchError(f"{target.host} cannot be reached, or its address is not public") from None
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet, and to nothing that tunnels elsewhere."""
+    """Whether an IP address is on the public internet and does not tunnel to another address."""
     ip = ip_address(address.partition("%")[0])
     if ip.version == 6 and ip not in _GLOBAL_6:
         return False
@@ -118,7 +118,7 @@ def unpack_data_url(url: str, limits: Limits) -> bytes:
 
 
 def _target(url: str, limits: Limits) -> URL:
-    """The parsed URL of an allowed host; what is parsed here is what is connected to."""
+    """Parse the URL and check its host. The request uses the parsed URL, so both see the same host."""
     if not limits.hosts:
         raise FetchError("this server fetches no images: send them as data: URLs")
     if len(url) > MAX_URL or not url.isascii() or not url.isprintable() or set(url) & set("\\ "):
@@ -155,7 +155,7 @@ async def _download(target: URL, limits: Limits) -> bytes:
 
 
 def _session(limits: Limits) -> aiohttp.ClientSession:
-    """A session of its own for each image: no cookies, proxies or connections are shared."""
+    """Return a new session; images share no cookies, proxies or connections."""
     import aiohttp
 
     def connect(info: tuple[Any, ...]) -> socket.socket:

@@ -1,14 +1,15 @@
 """The detail prompts: nine of the instructions of LLaVA's COCO detail set (Liu et al. 2023).
 
-Which nine VisVM used is not published. These are the nine that ask for a description; the set's
-two guesses ("What do you think is going on in this snapshot?", "What is this photo about?") are not
-among them.
+Which nine VisVM used is not published. These are the nine that ask for a description; the two of the set
+that ask for an interpretation ("What do you think is going on in this snapshot?", "What is this photo
+about?") are left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 
+# Data: the prompts are quoted as published, so two of them say "picture".
 DETAIL_PROMPTS = (
     "Describe the following image.",
     "Can you elaborate on the elements of the picture provided?",
@@ -23,6 +24,6 @@ DETAIL_PROMPTS = (
 
 
 def prompt_for(image_id: str, seed: int = 0) -> str:
-    """One of ``DETAIL_PROMPTS``, drawn by (seed, image_id) alone: the same in every process."""
+    """Draw one of ``DETAIL_PROMPTS`` by (seed, image_id) alone: the same in every process."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
     return DETAIL_PROMPTS[int.from_bytes(digest[:8], "big") % len(DETAIL_PROMPTS)]

@@ -1,4 +1,4 @@
-"""The data that every stage passes on; ``schemas`` declares the same for files.
+"""The data that stages exchange, as dataclasses; ``schemas`` declares the columns of their files.
 
 The three seams of the system are the Protocols here: ``Policy``, ``Scorer`` and ``Search``.
 Everything else is concrete.
@@ -17,7 +17,7 @@ FinishReason = Literal["sentence", "stop", "length"]
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """A decoded image: upright, RGB, with the hash of its file's bytes as its identity in caches."""
+    """A decoded image: upright and RGB; the hash of its file's bytes identifies it in caches."""
 
     id: str
     uri: str
@@ -27,9 +27,9 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class Request:
-    """One caption to write. The text depends on (seed, the image's content, prompt) and nothing else.
+    """One caption to write; its text depends only on (seed, content of the image, prompt).
 
-    ``max_tokens`` cuts it, where that is less than what the policy allows.
+    ``max_tokens`` limits its length, if it is less than the limit of the policy.
     """
 
     image: DecodedImage
@@ -40,12 +40,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposed continuation: one sentence, or all the rest of the caption.
+    """A proposed continuation of a caption: one sentence, or the whole rest.
 
     ``text`` is the exact continuation (leading white space included), so texts join losslessly.
-    ``finish_reason`` is "stop" where the policy ended the caption right after it, "length" where
-    it ran out of tokens, else "sentence". ``log_prob`` is the sum over its tokens, in nats, under
-    the policy at temperature 1.
+    ``finish_reason`` is "stop" if the policy ended the caption right after it, "length" if it ran out
+    of tokens, else "sentence". ``log_prob`` is the sum over its tokens, in nats, under the policy at
+    temperature 1.
     """
 
     text: str
@@ -56,12 +56,12 @@ class Candidate:
 
     @property
     def ended(self) -> bool:
-        """Whether the caption is over once this candidate is chosen."""
+        """Whether choosing this candidate ends the caption."""
         return self.finish_reason != "sentence"
 
 
 class Branch(Protocol):
-    """A caption in progress. Immutable: ``Policy.commit`` gives a new one, the old stays usable."""
+    """A caption in progress. Immutable: ``Policy.commit`` returns a new one, and the old stays usable."""
 
     @property
     def request(self) -> Request: ...
@@ -81,7 +81,7 @@ class Branch(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Writes captions over images that are encoded once, many at a time."""
+    """Generates candidates for many captions concurrently; each image is encoded once."""
 
     @property
     def num_free(self) -> int:
@@ -89,22 +89,22 @@ class Policy(Protocol):
         ...
 
     def open(self, requests: Sequence[Request]) -> list[Branch]:
-        """Encode images and prompts; an empty branch for each of the first requests there is room for."""
+        """Encode images and prompts; return an empty branch for each of the first requests that fit."""
         ...
 
     def submit(
         self, branches: Sequence[Branch], temperatures: Sequence[float], *, whole: bool = False
     ) -> int:
-        """Ask for one candidate a temperature (0 = greedy) of each branch: a sentence, or all the rest.
+        """Submit one candidate per temperature (0 = greedy) of each branch: a sentence, or all the rest.
 
-        Candidate j of a branch is sampled with a seed derived from (seed, content hash, prompt,
-        text so far, j), so it does not depend on what else is being written. Returns the number under which
-        ``step`` gives them.
+        Candidate j of a branch is sampled with a seed derived from (seed, content hash, prompt, text so
+        far, j), so it does not depend on what else is being generated. Return the number under which
+        ``step`` reports them.
         """
         ...
 
     def step(self) -> dict[int, list[list[Candidate]]]:
-        """Write a little of all that was submitted; what is complete now, by number."""
+        """Decode one token of each row; return the complete submissions, [branch][candidate], by number."""
         ...
 
     def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:
@@ -112,19 +112,19 @@ class Policy(Protocol):
         ...
 
     def cancel(self, number: int) -> None:
-        """Forget what was submitted under ``number``, which ``step`` has not given yet."""
+        """Drop the submission ``number``, which ``step`` has not reported yet."""
         ...
 
     def clear(self) -> None:
-        """Forget all that was submitted."""
+        """Drop all submissions."""
         ...
 
 
 @dataclass(frozen=True)
 class Question:
-    """Candidate next sentences of one caption, to be scored against each other.
+    """Candidate next sentences of one caption, to be scored.
 
-    ``prefix`` are the sentences so far. ``ended[j]`` says that the caption ends with sentence j.
+    ``prefix`` holds the sentences so far; ``ended[j]`` tells whether the caption ends with sentence j.
     """
 
     image: DecodedImage
@@ -136,23 +136,23 @@ class Question:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Scores candidate sentences of images; higher is better."""
+    """Scores candidate sentences of captions; higher is better."""
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        """One float for each sentence of each question."""
+        """Return one float per sentence of each question."""
         ...
 
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One turn of a search: what was proposed, what each was worth, which one was kept."""
+    """One step of a search: the candidates, their values, and the index of the chosen one."""
 
     candidates: tuple[Candidate, ...]
     values: tuple[float, ...]
     choice: int
 
     def row(self) -> dict[str, Any]:
-        """As the column ``trace`` has it."""
+        """Convert to an element of the column ``trace``."""
         candidates = [
             {
                 "text": candidate.text,
@@ -168,10 +168,10 @@ class TraceStep:
 
 @dataclass
 class Cost:
-    """What a caption took: tokens sampled by the policy, sentences scored, seconds of wall time.
+    """The cost of a caption: tokens sampled by the policy, sentences scored, seconds of wall time.
 
-    ``seconds`` is the batch's time divided by its captions; ``num_prompt_tokens`` counts the image's
-    tokens and the prompt's.
+    ``seconds`` is the time of the batch divided by its captions; ``num_prompt_tokens`` counts the tokens
+    of image and prompt.
     """
 
     num_prompt_tokens: int = 0
@@ -195,7 +195,7 @@ class Caption:
 
 
 class Search(Protocol):
-    """A way of writing captions; all searches are peers with this one signature."""
+    """A method of writing captions."""
 
     def __call__(
         self, policy: Policy, scorer: Scorer | None, requests: Sequence[Request]

@@ -1,4 +1,4 @@
-"""The process reward: cosine similarity of a sentence and an image, by CLIP or SigLIP.
+"""The process reward: the cosine similarity of a sentence and an image under CLIP or SigLIP.
 
 VisVM's r(y_i, I) is the CLIP similarity of one sentence and the image (arXiv 2412.03704, section 3).
 """
@@ -22,9 +22,9 @@ NUM_CACHED_SENTENCES = 16384
 
 
 class ClipScorer:
-    """A ``Scorer`` by an open_clip model; an image is embedded once, a repeated sentence once.
+    """A ``Scorer`` over an open_clip model; recent images and sentences are embedded once and cached.
 
-    Sentences are stripped of surrounding space; the tokenizer cuts them to the model's context.
+    Sentences are stripped of surrounding white space; the tokenizer truncates them to the model's context.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class ClipScorer:
     def from_pretrained(
         cls, name: str, *, device: str = "cpu", dtype: str = "float32", batch_size: int = 64
     ) -> ClipScorer:
-        """Load "ARCHITECTURE/WEIGHTS" of open_clip, a hub id ("org/repo") or a directory.
+        """Load an open_clip model: "ARCHITECTURE/WEIGHTS", a hub id ("org/repo") or a directory.
 
         Raises:
-            ValueError: an unknown name, or a model without weights.
+            ValueError: the name is unknown, or the model cannot be loaded.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(PRECISIONS)}")
-        import open_clip  # takes seconds, and most processes do without
+        import open_clip  # here, since it takes seconds and most processes do not need it
 
         architecture, weights = parse_name(mirror.local(name))
         options = {"precision": PRECISIONS[dtype], "device": device}
@@ -66,17 +66,17 @@ class ClipScorer:
         return cls(model, preprocess, tokenizer, dtype=getattr(torch, dtype), batch_size=batch_size)
 
     def clear(self) -> None:
-        """Forget all embeddings: what is computed next does not depend on what came before, to the bit."""
+        """Drop all cached embeddings; later scores are then bit-identical, whatever was scored before."""
         self.images, self.texts = EmbeddingCache(NUM_CACHED_IMAGES), EmbeddingCache(NUM_CACHED_SENTENCES)
 
     def score(self, questions: Sequence[Question]) -> list[list[float]]:
-        """The similarity of each sentence of each question with its image, in [-1, 1]."""
+        """Return the similarity of each sentence of each question to its image, in [-1, 1]."""
         return self.similarities([q.image for q in questions], [q.sentences for q in questions])
 
     def similarities(
         self, images: Sequence[DecodedImage], sentences: Sequence[Sequence[str]]
     ) -> list[list[float]]:
-        """``[i][j]``: the cosine of image i and its sentence j, in float32."""
+        """Return ``[i][j]``, the cosine of image i and its sentence j, computed in float32."""
         by_hash = {image.content_hash: image for image in images}
         embedded = self.images.get(list(by_hash), lambda keys: self._embed_images([by_hash[k] for k in keys]))
         texts = self.texts.get(_distinct(sentences), self._embed_texts)
@@ -106,14 +106,14 @@ class ClipScorer:
 
 
 class EmbeddingCache:
-    """The embeddings of the last ``capacity`` distinct keys asked for."""
+    """An LRU cache of the embeddings of ``capacity`` keys."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(self, keys: Sequence[Any], embed: Callable[[list[Any]], Tensor]) -> dict[Any, Tensor]:
-        """A row for each key, computing the missing ones with one call of ``embed``."""
+        """Return the embedding [dim] of each key; missing ones are computed in one call of ``embed``."""
         missing = [key for key in dict.fromkeys(keys) if key not in self._rows]
         if missing:
             self._rows.update(zip(missing, embed(missing), strict=True))
@@ -126,10 +126,10 @@ class EmbeddingCache:
 
 
 def parse_name(name: str) -> tuple[str, str | None]:
-    """Open_clip's (model name, pretrained tag) of a reward model's name.
+    """Return open_clip's (model name, pretrained tag) for the name of a reward model.
 
     Raises:
-        ValueError: neither a directory, nor a known architecture with weights, nor a hub id.
+        ValueError: ``name`` is neither a directory, nor a known architecture with weights, nor a hub id.
     """
     if Path(name).is_dir():
         return f"local-dir:{name}", None

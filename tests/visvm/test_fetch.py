@@ -167,7 +167,7 @@ def test_a_host_that_is_not_allowed_is_refused_unasked(url: str, monkeypatch: py
 
 @pytest.mark.parametrize("host", ["https://example.org", "example.org/", "Example.org", "", "*.org", "a:b"])
 def test_a_host_written_wrongly_is_refused_at_the_start(host: str) -> None:
-    with pytest.raises(ValueError, match="is no host: expected"):
+    with pytest.raises(ValueError, match="is not a host: expected"):
         load(Limits, hosts=(host,))
 
 

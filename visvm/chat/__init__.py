@@ -1,7 +1,7 @@
-"""OpenAI's chat completions as this endpoint speaks them: requests, responses, stream chunks, errors.
+"""The subset of OpenAI's chat completions that the endpoint serves: requests, responses, chunks, errors.
 
-What a request may ask beyond OpenAI's fields, and what a response tells of the search, is in one
-field more on each, ``visvm``.
+Requests and responses have one field beyond OpenAI's, ``visvm``: the search options of a request, and the
+details of the search in a response.
 """
 
 from visvm.chat.errors import ChatError, invalid

@@ -1,4 +1,4 @@
-"""What goes wrong with a request, in OpenAI's shape."""
+"""Errors of a request, in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ChatError(Exception):
-    """A request refused or failed: its HTTP status, and a message that repeats nothing of its content."""
+    """A refused or failed request: an HTTP status, and a message that repeats nothing of the content."""
 
     def __init__(
         self,
@@ -18,20 +18,20 @@ class ChatError(Exception):
         param: str | None = None,
         retry_after: int | None = None,
     ) -> None:
-        """``param`` is the field at fault; ``retry_after`` in seconds."""
+        """``param`` is the field at fault; ``retry_after`` is in seconds."""
         super().__init__(status, message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after = retry_after
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's shape."""
+        """Return the response body in OpenAI's format."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
 
 def invalid(problems: Sequence[Any]) -> ChatError:
-    """The error for what pydantic found (``ValidationError.errors()``); values are not repeated."""
+    """Return the error for pydantic's findings (``ValidationError.errors()``), without the values."""
     first = problems[0]
     where = ".".join(ascii(part).strip("'")[:40] for part in first["loc"] if part != "body") or None
     return ChatError(400, f"{where or 'body'}: {first['msg']}", param=where)

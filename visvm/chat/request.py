@@ -1,4 +1,4 @@
-"""What a request may say, and what it asks for."""
+"""Request bodies: their schema, and the checked specification of the captions they ask for."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from visvm.search import METHODS, SearchConfig, SentenceSearch, make_search
 from visvm.search.draft import TEMPERATURES
 
 MODELS = ("policy", "policy+search")
-LOWEST_TEMPERATURE = 0.01  # a policy's temperature below it is greedy; logits are divided by it
+LOWEST_TEMPERATURE = 0.01  # logits are divided by the temperature; a lower one means greedy
 Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=2)]
 
 
 class ChatLimits(Config):
-    """What one request may ask for at most."""
+    """Upper limits of one request."""
 
     max_tokens: int = Field(512, ge=1, description="tokens a caption; a request for more gets so many")
     max_sentences: int = Field(64, ge=1, description="sentences a caption; a request for more gets so many")
@@ -30,20 +30,20 @@ class ChatLimits(Config):
 
 
 class ImageURL(BaseModel):
-    """Where the image is: a data: URL, or http(s) where the server allows its host."""
+    """The URL of the image: data:, or http(s) from a host that the server allows."""
 
     url: str = Field(min_length=1)
 
 
 class ImagePart(BaseModel):
-    """The image of a message."""
+    """The image part of a message."""
 
     type: Literal["image_url"]
     image_url: ImageURL
 
 
 class TextPart(BaseModel):
-    """A part of the prompt."""
+    """A text part of a message; together they are the prompt."""
 
     type: Literal["text"]
     text: str
@@ -57,25 +57,25 @@ class TextPart(BaseModel):
 
 
 class Message(BaseModel):
-    """One turn of a conversation; this endpoint takes one, the user's."""
+    """One turn of a conversation; the endpoint accepts exactly one, by the user."""
 
     role: str
     content: str | list[Annotated[ImagePart | TextPart, Field(discriminator="type")]] | None = None
 
 
 class StreamOptions(BaseModel):
-    """What a stream ends with."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
 
 
 class SearchOptions(SearchConfig):
-    """How to search, within what is safe to serve."""
+    """Search options, in ranges that are safe to serve."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     method: str | None = Field(None, description="one of GET /v1/models; else the server's default")
-    trace: bool = Field(False, description="tell every candidate, its value, the choices and the cost")
+    trace: bool = Field(False, description="report every candidate, its value, the choices and the cost")
     temperatures: tuple[Temperature, ...] = Field(
         TEMPERATURES, min_length=1, max_length=64, description="sampling temperatures of the candidates"
     )
@@ -103,7 +103,7 @@ class ChatRequest(BaseModel):
 
 @dataclass(frozen=True)
 class CaptionSpec:
-    """What a request asks for, checked: ``len(seeds)`` captions of the image at ``url``."""
+    """A checked request for ``len(seeds)`` captions of the image at ``url``."""
 
     url: str
     prompt: str
@@ -115,10 +115,10 @@ class CaptionSpec:
 
 
 def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) -> CaptionSpec:
-    """What ``request`` asks for, of the search ``methods`` that are served, the default first.
+    """Check ``request`` and return what it asks for; ``methods`` are those served, the default first.
 
     Raises:
-        ChatError: it asks for something that is not served, or for too much.
+        ChatError: it asks for something that is not served, or exceeds ``limits``.
     """
     options = request.visvm or SearchOptions.model_validate({})
     url, prompt = _read_messages(request.messages, limits)
@@ -141,7 +141,7 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
 
 
 def _read_messages(messages: Sequence[Message], limits: ChatLimits) -> tuple[str, str]:
-    """The image's URL and the prompt."""
+    """Return (the URL of the image, the prompt)."""
     if len(messages) != 1 or messages[0].role != "user":
         raise ChatError(400, "exactly one message is supported, of role user", param="messages")
     content = messages[0].content
@@ -159,7 +159,7 @@ def _read_messages(messages: Sequence[Message], limits: ChatLimits) -> tuple[str
 def _read_method(
     request: ChatRequest, options: SearchOptions, methods: Sequence[str]
 ) -> tuple[str, SearchConfig]:
-    """The method, and its options."""
+    """Return (the search method, its options)."""
     if request.model not in MODELS:
         what = f"no such model; expected one of {', '.join(MODELS)}"
         raise ChatError(404, what, param="model", code="model_not_found")
@@ -186,7 +186,7 @@ def _check_candidates(method: str, search: SearchConfig, n: int, limits: ChatLim
 
 
 def num_candidates(method: str, search: SearchConfig) -> int:
-    """Candidates that are written for one choice: of a sentence, or of a whole caption."""
+    """Count the candidates that are generated per choice, of a sentence or of a whole caption."""
     num_temperatures = len(search.temperatures)
     step = 1 + search.step_size * num_temperatures
     by_method = {
@@ -205,7 +205,7 @@ def search_of(spec: CaptionSpec) -> SentenceSearch:
 
 
 def served_methods(needs: Sequence[str]) -> list[str]:
-    """The search methods whose scorer is among ``needs``, the best first."""
+    """Return the search methods whose scorer is among ``needs``, the best first."""
     best = ("visvm", "reward_plus_future", "prm")
     names = [name for name, method in METHODS.items() if method.needs in needs]
     return sorted(names, key=lambda name: best.index(name) if name in best else len(best))

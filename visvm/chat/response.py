@@ -1,4 +1,4 @@
-"""What a request is answered with: one body, or the chunks of a stream."""
+"""Response bodies: one complete body, or the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """A sentence of caption ``index`` as it was chosen, and its row of the trace if that is asked for."""
+    """A newly chosen sentence of caption ``index``; ``step`` is its row of the trace, if requested."""
 
     index: int
     text: str
@@ -27,7 +27,7 @@ class Step:
 
 @dataclass(frozen=True)
 class CaptionResult:
-    """A finished caption, in plain data; ``num_tokens`` are those of its text."""
+    """A finished caption as plain data; ``num_tokens`` counts the tokens of its text."""
 
     index: int
     method: str
@@ -42,7 +42,7 @@ class CaptionResult:
 
     @classmethod
     def of(cls, index: int, caption: Caption, *, trace: bool) -> CaptionResult:
-        """Of ``caption``, without its image, and without its trace unless that is asked for."""
+        """Convert ``caption``, dropping its image and, unless ``trace`` is set, its trace."""
         chosen = [len(step.candidates[step.choice].token_ids) for step in caption.trace]
         cost = caption.cost
         return cls(
@@ -64,47 +64,47 @@ class CaptionResult:
 
 
 Event = Step | CaptionResult | ChatError
-"""What is told while captions are written; an error ends it."""
+"""What a caption stream yields; an error ends it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the chunks of a response share."""
+    """Builds the chunks of one response, which share model, id and creation time (Unix seconds)."""
 
     model: str
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def completion(self, captions: Sequence[CaptionResult], *, trace: bool) -> Row:
-        """The body of a response that is not streamed."""
+        """Return the body of a response that is not streamed."""
         choices = [
             {
                 "index": one.index,
                 "message": {"role": "assistant", "content": one.text, "refusal": None},
                 "finish_reason": one.finish_reason,
                 "logprobs": None,
-                **({"visvm": _story(one)} if trace else {}),
+                **({"visvm": _search_details(one)} if trace else {}),
             }
             for one in captions
         ]
-        extra = {"visvm": _story(captions[0])} if trace else {}
+        extra = {"visvm": _search_details(captions[0])} if trace else {}
         return self._head("chat.completion") | {"choices": choices, "usage": usage(captions), **extra}
 
     def first(self, index: int) -> Row:
-        """The chunk that opens caption ``index``."""
+        """Return the chunk that opens caption ``index``."""
         return self._chunk(index, {"role": "assistant", "content": ""})
 
     def sentence(self, index: int, text: str, step: Row | None = None) -> Row:
-        """The chunk of a sentence, with its trace if that is asked for."""
+        """Return the chunk of a sentence, with its trace if given."""
         return self._chunk(index, {"content": text}) | ({"visvm": {"step": step}} if step else {})
 
-    def last(self, written: CaptionResult, *, trace: bool) -> Row:
-        """The chunk that ends a caption, with its cost if the trace is asked for."""
-        extra = {"visvm": {"method": written.method, "cost": written.cost}} if trace else {}
-        return self._chunk(written.index, {}, written.finish_reason) | extra
+    def last(self, result: CaptionResult, *, trace: bool) -> Row:
+        """Return the chunk that ends a caption, with its cost if ``trace`` is set."""
+        extra = {"visvm": {"method": result.method, "cost": result.cost}} if trace else {}
+        return self._chunk(result.index, {}, result.finish_reason) | extra
 
     def usage(self, captions: Sequence[CaptionResult]) -> Row:
-        """The chunk after the last of all captions, where stream_options.include_usage asks for it."""
+        """Return the chunk that ends the stream if stream_options.include_usage is set."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": usage(captions)}
 
     def _chunk(self, index: int, delta: Row, finish_reason: str | None = None) -> Row:
@@ -115,13 +115,13 @@ class Reply:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def _story(one: CaptionResult) -> Row:
+def _search_details(one: CaptionResult) -> Row:
     names = ("method", "sentences", "values", "trace", "cost")
     return {name: getattr(one, name) for name in names}
 
 
 def usage(captions: Sequence[CaptionResult]) -> Row:
-    """OpenAI's token counts: the image's and prompt's once a caption, and those of the captions."""
+    """Return OpenAI's token counts; the tokens of image and prompt count once per caption."""
     prompt, completion = (
         sum(getattr(c, name) for c in captions) for name in ("num_prompt_tokens", "num_tokens")
     )
@@ -129,14 +129,14 @@ def usage(captions: Sequence[CaptionResult]) -> Row:
 
 
 def model_list(methods: Sequence[str]) -> Row:
-    """The body of GET /v1/models."""
+    """Return the body of GET /v1/models."""
     extra: dict[str, Row] = {"policy": {}, "policy+search": {"visvm": {"methods": list(methods)}}}
     models = [{"id": name, "object": "model", "created": 0, "owned_by": "visvm"} for name in MODELS]
     return {"object": "list", "data": [model | extra[str(model["id"])] for model in models]}
 
 
 def sse(data: Row | str) -> bytes:
-    """One server-sent event."""
+    """Encode one server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
     return f"data: {text}\n\n".encode()
 
