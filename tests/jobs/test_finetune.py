@@ -62,7 +62,7 @@ def test_gone_images_are_refused_before_anything_starts(
     pq.write_table(captions_table(make_examples(tmp_path, 3)), tmp_path / "captions" / "0.parquet")
     (tmp_path / "1.png").unlink()
     assert command(captions=tmp_path) == 2
-    assert "1 of 3 captioned images are gone" in capsys.readouterr().err
+    assert "1 of 3 captioned images do not exist" in capsys.readouterr().err
 
 
 def test_the_world_learns_at_its_own_rate() -> None:

@@ -1,4 +1,4 @@
-"""Captions as training examples: read, split by image, tokenised as the policy would write them."""
+"""Captions as training examples: reading, splitting by image, and tokenising as the policy does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from visvm.families import Family
 from visvm.tables import read_rows
 
 COLUMNS = ["image_id", "uri", "prompt", "caption", "finish_reason"]
-NUM_LOOKING = 16  # images looked for at a time: each is a request to a store
-IGNORED = -100  # labels that count for nothing in the loss
+NUM_CONCURRENT_CHECKS = 16  # each is a request to a store
+IGNORED = -100  # the label that the loss ignores
 
 
 @dataclass(frozen=True)
 class CaptionExample:
-    """A caption to learn. ``ended``: the policy ended it, so the end-of-text token is learned too."""
+    """A caption to learn; if the policy ``ended`` it, the end-of-text token is learned too."""
 
     image_id: str
     uri: str
@@ -35,12 +35,12 @@ class CaptionExample:
 
 
 def read_captions(folders: Sequence[str]) -> list[CaptionExample]:
-    """The captions of parquet folders or files (schema ``schemas.CAPTIONS``), local or by URI.
+    """Read the captions of parquet folders or files (schema ``schemas.CAPTIONS``), local or by URI.
 
-    They are sorted, for the rows of a folder lie in the order in which they were done.
+    They are sorted by image, prompt and text: the order of the rows in a folder depends on timing.
 
     Raises:
-        ValueError: a folder is missing, empty or holds something else.
+        ValueError: a folder is missing, has no captions, or has other columns.
     """
     examples = [example for folder in folders for example in _read_folder(folder)]
     return sorted(examples, key=lambda one: (one.image_id, one.prompt, one.caption))
@@ -53,7 +53,7 @@ def _read_folder(folder: str) -> list[CaptionExample]:
         if row["caption"] and row["caption"].strip()
     ]
     if not rows:
-        raise ValueError(f"{folder} holds no captions: no row with text")
+        raise ValueError(f"{folder} holds no captions: no row has a text")
     return [
         CaptionExample(
             row["image_id"], row["uri"], row["prompt"], row["caption"], row["finish_reason"] == "stop"
@@ -63,30 +63,33 @@ def _read_folder(folder: str) -> list[CaptionExample]:
 
 
 def check_images(examples: Sequence[CaptionExample]) -> None:
-    """Refuse captions whose images are gone.
+    """Check that the images of all captions exist.
 
     Raises:
-        ValueError: saying how many, and one of them.
+        ValueError: images are missing; it names their number and one of them.
     """
     uris = sorted({example.uri for example in examples if "#" not in example.uri})
-    with ThreadPoolExecutor(NUM_LOOKING) as pool:
+    with ThreadPoolExecutor(NUM_CONCURRENT_CHECKS) as pool:
         missing = [uri for uri, there in zip(uris, pool.map(storage.is_file, uris), strict=True) if not there]
     if missing:
-        raise ValueError(f"{len(missing)} of {len(uris)} captioned images are gone, e.g. {missing[0]}")
+        raise ValueError(f"{len(missing)} of {len(uris)} captioned images do not exist, e.g. {missing[0]}")
 
 
-class OfImage(Protocol):
-    """Whatever belongs to an image."""
+class HasImageId(Protocol):
+    """Anything that belongs to an image."""
 
     @property
     def image_id(self) -> str: ...
 
 
-ItemT = TypeVar("ItemT", bound=OfImage)
+ItemT = TypeVar("ItemT", bound=HasImageId)
 
 
 def split(examples: Sequence[ItemT], share: float) -> tuple[list[ItemT], list[ItemT]]:
-    """(train, held out): a share of the images, chosen by the hash of their ids; one image at least."""
+    """Split into (train, held out) by the hash of the image ids, so that no image is in both.
+
+    ``share`` of the images, rounded up, are held out; none if there is only one image.
+    """
     ids = sorted({example.image_id for example in examples}, key=_hash)
     held_out = set(ids[: math.ceil(share * len(ids))]) if len(ids) > 1 else set()
     return (
@@ -100,7 +103,7 @@ def _hash(text: str) -> str:
 
 
 class Captions(Dataset):
-    """Examples with the tokens that follow the image: the prompt's, the caption's, the end's."""
+    """A data set of (example, the tokens of its answer)."""
 
     def __init__(self, examples: Sequence[CaptionExample], family: Family) -> None:
         self.examples = examples
@@ -115,7 +118,7 @@ class Captions(Dataset):
 
 
 def answer_ids(family: Family, example: CaptionExample) -> list[int]:
-    """The tokens to learn: the caption's, then end-of-text unless the caption was cut by length."""
+    """Return the tokens to learn: the caption, then end-of-text unless length cut the caption."""
     end = [family.tokenizer.eos_token_id] if example.ended else []
     return [*family.text_ids(example.caption), *end]
 

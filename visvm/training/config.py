@@ -15,7 +15,7 @@ class TDConfig(Config):
 
     gamma: float = Field(0.9, ge=0, lt=1, description="discount of the next sentence's value")
     reward_centre: Literal["mean"] | float = Field(
-        "mean", description="c in (r - c) / s: the reward at which a sentence is worth nothing"
+        "mean", description="c in (r - c) / s: the reward of a sentence that is worth 0"
     )
     reward_scale: Literal["std"] | float = Field("std", description="s in (r - c) / s")
     predict: Literal["value", "future"] = Field("value", description="V, or the future F without r_i itself")
@@ -26,7 +26,7 @@ class ValueTraining(TDConfig):
     """How a value model is trained; the rates suit a 7B model."""
 
     state: Literal["sentence", "prefix"] = Field(
-        "sentence", description="what V reads behind the image: the sentence, or all sentences so far"
+        "sentence", description="what V reads after the image: the sentence, or all sentences so far"
     )
     mark_end: bool = Field(True, description="end-of-text follows a sentence that ends its caption")
     epochs: int = Field(3, ge=1, description="passes over the rollouts")
@@ -86,10 +86,10 @@ class SftConfig(Config):
 
 
 def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None:
-    """A DeepSpeed config from a dict or a JSON or YAML file.
+    """Return a DeepSpeed config, read from a JSON or YAML file if ``config`` is its path.
 
     Raises:
-        ValueError: the file cannot be read or is no mapping.
+        ValueError: the file cannot be read or is not a mapping.
     """
     from visvm import storage
 

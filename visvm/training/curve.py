@@ -1,4 +1,4 @@
-"""The curve of a run: one JSON line an entry, and TensorBoard files; exact over interruptions."""
+"""The training curve of a run: JSON lines and TensorBoard files, exact across interruptions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ SECONDS_BETWEEN_COPIES = 10.0
 
 
 class Curve:
-    """Appends to FOLDER/curve.jsonl and FOLDER/tensorboard, from ``step`` on.
+    """Appends entries to FOLDER/curve.jsonl and FOLDER/tensorboard.
 
-    In a store files do not grow: there they are written on this machine and copied every few seconds.
+    Objects in a remote store cannot be appended to, so there the files are written locally and copied
+    every SECONDS_BETWEEN_COPIES.
     """
 
     def __init__(self, folder: str, *, step: int = 0) -> None:
-        """Entries after ``step`` are of a run that was cut off and is repeated: they are dropped."""
+        """Continue after ``step``; later entries, left by an interrupted attempt, are dropped."""
         self.folder = folder
         self._scratch = TemporaryDirectory() if storage.is_remote(folder) else None
         self._here = Path(self._scratch.name if self._scratch else storage.absolute(folder))
@@ -34,7 +35,7 @@ class Curve:
         self._copied = time.monotonic()
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Add one entry; numbers, also nested ones, become scalars at its ``step``."""
+        """Add one entry; its numbers, nested ones included, become TensorBoard scalars at its "step"."""
         with (self._here / "curve.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
         for key, value in _scalars(entry):
@@ -43,7 +44,7 @@ class Curve:
             self.save()
 
     def save(self) -> None:
-        """Make sure that FOLDER has all entries: before a checkpoint is, from which a run goes on."""
+        """Copy all entries to a remote FOLDER; call it before each checkpoint from which a run may resume."""
         if self._scratch:
             self.board.flush()
             for name in files_below(self._here):
@@ -51,7 +52,7 @@ class Curve:
         self._copied = time.monotonic()
 
     def close(self) -> list[dict[str, Any]]:
-        """All entries, those of earlier attempts included."""
+        """Save, and return all entries, those of earlier attempts included."""
         self.board.close()
         self.save()
         entries = read_curve(str(self._here / "curve.jsonl"))
@@ -61,7 +62,7 @@ class Curve:
 
 
 def read_curve(path: str) -> list[dict[str, Any]]:
-    """The entries of a curve.jsonl (none if there is no file); a line that was cut off is left out."""
+    """Read the entries of a curve.jsonl (none if there is no file) up to the first incomplete line."""
     entries = []
     for line in storage.read(path).decode().splitlines() if storage.exists(path) else []:
         try:

@@ -1,4 +1,4 @@
-"""What a value model has learnt, on held-out images: its fit, and whether it only measures length."""
+"""Diagnostics of a value model on held-out images: its fit, and whether it merely predicts length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 class Sentence(NamedTuple):
-    """One sentence of a response, beside what the model says of it (NaN returns: cut by length)."""
+    """One sentence of a response: position, lengths, Monte Carlo returns (NaN if length cut it off)."""
 
     image: int
     position: int
@@ -28,7 +28,7 @@ class Sentence(NamedTuple):
 
 
 def sentences(rollout: Rollout, image: int, config: VisionValueConfig) -> Iterator[Sentence]:
-    """The sentences of an image's responses that have a target, in the order of its pack's pairs."""
+    """Yield the sentences of an image that have a TD target, in the order of the pairs of its pack."""
     for response in rollout.responses:
         gains = pair_rewards(
             response, centre=config.reward_centre, scale=config.reward_scale, predict=config.predict
@@ -41,10 +41,11 @@ def sentences(rollout: Rollout, image: int, config: VisionValueConfig) -> Iterat
 
 
 def diagnose(rows: Sequence[Sentence], outputs: Floats, errors: Floats) -> dict[str, Any]:
-    """Metrics of ``outputs`` [sentences, 2] (value, length) with squared TD ``errors`` [sentences, 2].
+    """Return metrics of ``outputs`` [sentences, 2] (value, length) and squared TD ``errors`` [sentences, 2].
 
-    The returns are Monte Carlo, of responses that the policy ended. ``length_only`` is the control:
-    how much of the return position and lengths explain without looking at the image.
+    The returns are Monte Carlo returns of the responses that the policy ended. ``length_only`` is the
+    control: how much of the return is explained by position and lengths, without the image. Metrics that
+    are undefined are None.
     """
     table = {name: np.array([getattr(row, name) for row in rows], dtype=float) for name in Sentence._fields}
     whole = np.isfinite(table["value_return"])
@@ -82,26 +83,26 @@ def _mean(values: Floats) -> float | None:
 
 
 def _explained(predicted: Floats, truth: Floats) -> float | None:
-    """1 - Var(truth - predicted) / Var(truth)."""
+    """Return 1 - Var(truth - predicted) / Var(truth)."""
     variance = truth.var() if len(truth) else 0.0
     return float(1 - (truth - predicted).var() / variance) if variance > 0 else None
 
 
 def _correlation(a: Floats, b: Floats) -> float | None:
-    """Pearson's; None where one of them does not vary."""
+    """Return Pearson's correlation; None if ``a`` or ``b`` is constant."""
     if len(a) < 2 or a.std() < 1e-9 or b.std() < 1e-9:
         return None
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def _fit(columns: Floats, truth: Floats) -> Floats:
-    """The least squares fit of ``truth`` by the columns and a constant."""
+    """Return the least-squares fit of ``truth`` [n] by ``columns`` [n, k] and a constant."""
     design = np.column_stack([columns, np.ones(len(truth))])
     return design @ np.linalg.lstsq(design, truth, rcond=None)[0]
 
 
 def _within(values: Floats, table: dict[str, Floats]) -> Floats:
-    """Deviations from the mean of the same image."""
+    """Subtract from each value the mean over its image."""
     _, group = np.unique(table["image"], return_inverse=True)
     means = np.bincount(group, values) / np.maximum(np.bincount(group), 1)
     return values - means[group]

@@ -1,4 +1,4 @@
-"""A model on one worker or many: replicated (DDP) or sharded (DeepSpeed ZeRO), behind one interface."""
+"""Data-parallel training behind one interface: replicated (DDP) or sharded (DeepSpeed ZeRO)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 
 def num_workers() -> int:
-    """Processes that train together."""
+    """Return the number of training processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process among them."""
+    """Return the index of this process among them."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def all_sum(values: Tensor) -> Tensor:
-    """The sum over all workers."""
+    """Sum ``values`` over all workers, in place."""
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
@@ -37,7 +37,7 @@ class Replicated:
     ) -> None:
         self.module: Any = model.to(device)
         self.device, self.bf16, self.clip = device, bf16, clip
-        # A vision encoder's last layer may be unused (LLaVA reads the one before).
+        # The last layer of the vision encoder may be unused (LLaVA reads the one before it).
         self.wrapped: Any = (
             nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
             if num_workers() > 1
@@ -51,16 +51,16 @@ class Replicated:
 
     @contextmanager
     def accumulate(self, *, last: bool) -> Iterator[None]:
-        """Around forward and backward of a part of a step; gradients travel with the last one."""
+        """Wrap forward and backward of one micro-batch; gradients are communicated with the last one."""
         with nullcontext() if last or self.wrapped is self.module else self.wrapped.no_sync():
             yield
 
     def backward(self, loss: Tensor) -> None:
-        """Add this part's gradients."""
+        """Add the gradients of this micro-batch."""
         loss.backward()
 
     def step(self, learning_rate: float) -> None:
-        """Clip, update, and forget the gradients."""
+        """Clip the gradients, update the weights and clear the gradients."""
         nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -68,24 +68,24 @@ class Replicated:
         self.optimizer.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimiser for ``load``; called on every worker."""
+        """Write weights and optimiser state for ``load``; call it on every worker."""
         if rank() == 0:
             state = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
             torch.save(state, folder / "state.pt")
 
     def load(self, folder: Path) -> None:
-        """Go on from what ``save`` wrote."""
+        """Restore what ``save`` wrote."""
         state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
         self.module.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def full_state(self) -> dict[str, Tensor] | None:
-        """All weights on rank 0 (for ``save_pretrained``), None elsewhere."""
+        """Return all weights on rank 0 (for ``save_pretrained``), None elsewhere."""
         return self.module.state_dict() if rank() == 0 else None
 
 
 class Sharded:
-    """Weights, gradients and optimiser are cut over the workers by DeepSpeed, as its config says."""
+    """DeepSpeed shards weights, gradients and optimiser state over the workers, as its config says."""
 
     def __init__(
         self, model: nn.Module, *, config: dict[str, Any], bf16: bool, clip: float, weight_decay: float
@@ -93,7 +93,7 @@ class Sharded:
         import deepspeed
 
         settings = {
-            "train_micro_batch_size_per_gpu": 1,  # only DeepSpeed's own log reads it
+            "train_micro_batch_size_per_gpu": 1,  # used only in DeepSpeed's log
             "gradient_accumulation_steps": 1,
             "gradient_clipping": clip,
             "zero_allow_untested_optimizer": True,
@@ -110,30 +110,30 @@ class Sharded:
 
     @contextmanager
     def accumulate(self, *, last: bool) -> Iterator[None]:
-        """Around forward and backward of a part of a step; gradients travel with the last one."""
+        """Wrap forward and backward of one micro-batch; gradients are communicated with the last one."""
         self.engine.set_gradient_accumulation_boundary(last)
         yield
 
     def backward(self, loss: Tensor) -> None:
-        """Add this part's gradients."""
+        """Add the gradients of this micro-batch."""
         self.engine.backward(loss)
 
     def step(self, learning_rate: float) -> None:
-        """Clip, update, and forget the gradients."""
+        """Clip the gradients, update the weights and clear the gradients."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
         self.engine.step()
 
     def save(self, folder: Path) -> None:
-        """Write this worker's shards for ``load``; called on every worker."""
+        """Write the shards of this worker for ``load``; call it on every worker."""
         self.engine.save_checkpoint(str(folder), tag="shards")
 
     def load(self, folder: Path) -> None:
-        """Go on from what ``save`` wrote, with as many workers."""
+        """Restore what ``save`` wrote with the same number of workers."""
         self.engine.load_checkpoint(str(folder), tag="shards")
 
     def full_state(self) -> dict[str, Tensor] | None:
-        """All weights on rank 0 (for ``save_pretrained``), None elsewhere; gathered one by one."""
+        """Return all weights on rank 0, None elsewhere; they are gathered one by one to save memory."""
         import deepspeed
 
         state = self.module.state_dict()  # its names and buffers; the weights are empty here

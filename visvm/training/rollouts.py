@@ -1,4 +1,4 @@
-"""Rollouts as training data: read, one item an image, batched alike on every number of workers."""
+"""Rollouts as training data: one item per image, in batches that do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from visvm.training.text_packing import Packer, collate
 
 logger = logging.getLogger(__name__)
 
-BATCHES_SORTED_TOGETHER = 16
+BATCHES_PER_SORT = 16
 BLANK = DecodedImage("", "", "", Image.new("RGB", (32, 32)))
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """An image and all responses to it."""
+    """An image and all its responses."""
 
     image_id: str
     uri: str
@@ -37,20 +37,20 @@ class Rollout:
 
     @property
     def num_pairs(self) -> int:
-        """Sentences with a target."""
+        """The number of sentences with a TD target."""
         return sum(map(num_pairs, self.responses))
 
     @property
     def size(self) -> int:
-        """Characters of its distinct sentences: what a pack's length goes by."""
+        """Characters of its distinct sentences, which estimate the length of its pack."""
         return sum(map(len, {text for one in self.responses for text in one.sentences}))
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> list[Rollout]:
-    """One Rollout an image, sorted by its id, from rows of ``schemas.ROLLOUTS`` in any order.
+    """Return one Rollout per image, sorted by image id, from rows of ``schemas.ROLLOUTS`` in any order.
 
     Raises:
-        ValueError: a response has not one finite reward a sentence, or an id stands for two images.
+        ValueError: a response lacks a finite reward per sentence, or one id stands for two images.
     """
     rollouts: dict[str, Rollout] = {}
     for row in sorted(rows, key=lambda row: row["id"]):
@@ -69,7 +69,9 @@ def _responses(row: dict[str, Any]) -> tuple[Response, ...]:
     for one in row["responses"]:
         sentences, rewards = one["sentences"], one["rewards"]
         if len(sentences) != len(rewards) or not np.isfinite(np.array(rewards, dtype=float)).all():
-            raise ValueError(f"rollout {row['id']!r}: {len(sentences)} sentences with rewards {rewards}")
+            raise ValueError(
+                f"rollout {row['id']!r}: {len(sentences)} sentences need a finite reward each, got {rewards}"
+            )
         if not all(text.strip() for text in sentences):
             raise ValueError(f"rollout {row['id']!r} has an empty sentence")
         if sentences:
@@ -78,25 +80,27 @@ def _responses(row: dict[str, Any]) -> tuple[Response, ...]:
 
 
 def reward_statistics(rollouts: Sequence[Rollout]) -> tuple[float, float]:
-    """Mean and standard deviation (1 where all are equal, but for rounding) of all sentences' rewards.
+    """Return mean and standard deviation of the rewards of all sentences.
+
+    The deviation is 1 if all rewards are equal up to rounding, so that it can be divided by.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no sentences.
     """
     rewards = [r for one in rollouts for response in one.responses for r in response.rewards]
     if not rewards:
         raise ValueError(
-            "the rollouts hold no whole sentence, there is nothing to learn from: all captions are empty, or"
+            "the rollouts hold no whole sentence, so nothing can be learned: all captions are empty or"
             " were cut by max_new_tokens within their first sentence"
         )
     mean, deviation = float(np.mean(rewards)), float(np.std(rewards))
     return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0
 
 
-def plan(sizes: Sequence[int], *, batch_size: int, seed: int | None = None) -> list[list[int]]:
-    """Batches of indices, each of items of like size; all in order of size without a seed."""
+def plan_batches(sizes: Sequence[int], *, batch_size: int, seed: int | None = None) -> list[list[int]]:
+    """Return batches of indices of items of similar size: shuffled by ``seed``, or else in order of size."""
     order = np.arange(len(sizes)) if seed is None else np.random.default_rng(seed).permutation(len(sizes))
-    group = len(order) + 1 if seed is None else batch_size * BATCHES_SORTED_TOGETHER
+    group = len(order) + 1 if seed is None else batch_size * BATCHES_PER_SORT
     batches: list[list[int]] = []
     for start in range(0, len(order), group):
         part = sorted(order[start : start + group].tolist(), key=lambda i: (sizes[i], i))
@@ -106,10 +110,10 @@ def plan(sizes: Sequence[int], *, batch_size: int, seed: int | None = None) -> l
     return batches
 
 
-def share(
+def worker_share(
     batch: Sequence[int], *, rank: int, num_workers: int, micro_batch_size: int
 ) -> list[list[int | None]]:
-    """The parts of a batch that one worker computes in turn; as many on every worker, filled with None."""
+    """Return the micro-batches of one worker; None pads them, so that every worker has equally many."""
     num_each = -(-len(batch) // num_workers)
     own: list[int | None] = list(batch[rank::num_workers])
     own += [None] * (num_each - len(own))
@@ -118,7 +122,7 @@ def share(
 
 @dataclass(frozen=True, eq=False)
 class MicroBatch:
-    """What one forward pass takes: images as ``Family.preprocess`` gives them, states and pairs."""
+    """The inputs of one forward pass: preprocessed images, packed text, and the TD pairs."""
 
     inputs: dict[str, Tensor]
     packed: Packed
@@ -126,9 +130,9 @@ class MicroBatch:
 
 
 class Loader:
-    """Reads, preprocesses and packs items. Pixels are kept for the next epoch, up to ``cache_mb`` MiB.
+    """Reads, preprocesses and packs items, caching up to ``cache_mb`` MiB of pixels for later epochs.
 
-    An image that cannot be read any more, or has changed, is counted in ``failed`` and trains nothing.
+    An image that can no longer be read, or has changed, is recorded in ``failed`` and left out.
     """
 
     def __init__(self, rollouts: Sequence[Rollout], family: Family, packer: Packer, *, cache_mb: int) -> None:
@@ -139,7 +143,7 @@ class Loader:
         self._blank = family.preprocess([BLANK])
 
     def load(self, items: Sequence[int | None]) -> MicroBatch:
-        """The items (None: a blank without pairs) as one forward pass."""
+        """Return the items as one micro-batch; None stands for a blank image without pairs."""
         inputs = [self._read(item) for item in items]
         packs = [
             self.packer.pack(self.rollouts[item].responses if item is not None and pixels else ())
@@ -163,7 +167,7 @@ class Loader:
         try:
             image = images.load(rollout.uri, id=rollout.image_id)
             if image.content_hash != rollout.content_hash:
-                raise ValueError(f"{rollout.uri} is not the image the rollouts were made of")
+                raise ValueError(f"{rollout.uri} has changed since the rollouts were made")
         except ValueError as error:
             if rollout.image_id not in self.failed:
                 logger.warning("left out: %s", error)

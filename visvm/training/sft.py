@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a policy on captions: every weight, loss on the caption's tokens only."""
+"""Supervised fine-tuning of a policy on captions: all weights, with the loss on the caption's tokens only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visvm.training.config import SftConfig, read_deepspeed
 
 
 def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use_cpu: bool) -> Any:
-    """Hugging Face's arguments; ``output`` is this worker's own scratch folder for checkpoints."""
+    """Return the arguments of Hugging Face's Trainer; ``output`` is this worker's folder for checkpoints."""
     return TrainingArguments(
         output_dir=str(output),
         num_train_epochs=config.epochs,
@@ -48,10 +48,10 @@ def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use
 
 
 def accumulation(config: SftConfig, num_workers: int) -> int:
-    """Forward passes an optimiser step.
+    """Return the number of forward passes per optimiser step.
 
     Raises:
-        ValueError: the batch cannot be cut into equal parts.
+        ValueError: ``batch_size`` is not a multiple of the micro-batches of all workers.
     """
     part = config.micro_batch_size * num_workers
     if config.batch_size % part:
@@ -62,7 +62,7 @@ def accumulation(config: SftConfig, num_workers: int) -> int:
 
 
 def _deepspeed(config: SftConfig) -> dict[str, Any] | None:
-    """What the file says; the rest follows Hugging Face's arguments."""
+    """Return the DeepSpeed config; what it leaves open follows Hugging Face's arguments ("auto")."""
     names = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     given = read_deepspeed(config.deepspeed)
     follow = {**dict.fromkeys((*names, "gradient_clipping"), "auto"), "bf16": {"enabled": "auto"}}
@@ -70,19 +70,19 @@ def _deepspeed(config: SftConfig) -> dict[str, Any] | None:
 
 
 def load_policy(name: str) -> tuple[Any, Any]:
-    """(model in float32, processor) of a supported family."""
+    """Load (model in float32, processor) of a supported family."""
     check_supported(name)
     folder = mirror.local(name)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    model.config.name_or_path = name  # what the model card names
+    model.config.name_or_path = name  # for the model card
     return model, AutoProcessor.from_pretrained(folder)
 
 
 class PolicyTrainer(Trainer):
-    """Hugging Face's Trainer, resuming with the weights of the checkpoint.
+    """Hugging Face's Trainer, made to resume with the weights of the checkpoint.
 
-    The Trainer matches names in the file with names in the model as they are, and goes on from the
-    weights it has where they differ; those of a VLM differ, and only ``from_pretrained`` maps them.
+    The stock Trainer matches names in the file with names in the model literally and silently keeps the
+    current weights where they differ. Those of a VLM do differ; only ``from_pretrained`` maps them.
     """
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -98,7 +98,7 @@ def build_trainer(
     *,
     callbacks: Sequence[Any] = (),
 ) -> Trainer:
-    """A Hugging Face Trainer for policy ``name``; arguments come first, for ZeRO-3 loads by them."""
+    """Return a Trainer for policy ``name``. Create ``arguments`` first: ZeRO-3 changes how models load."""
     model, processor = load_policy(name)
     family = family_of(model.model, processor)
     family.vision.requires_grad_(config.train_vision)
@@ -117,19 +117,19 @@ def build_trainer(
 def save_policy(trainer: Trainer, folder: str) -> None:
     """Write weights, processor and model card as one policy directory; call it on every worker."""
     if not trainer.args.should_save:
-        with TemporaryDirectory() as scratch:  # its part of the weights goes to the one that writes
+        with TemporaryDirectory() as scratch:  # saving gathers this worker's shards on the worker that writes
             trainer.save_model(scratch)
         return
     with storage.new_folder(folder) as partial:
         trainer.save_model(str(partial))
-        (partial / "training_args.bin").unlink()  # a pickle of what the card and config.yaml say
+        (partial / "training_args.bin").unlink()  # a pickle that repeats the card and config.yaml
         collator: Any = trainer.data_collator
         collator.family.processor.save_pretrained(partial)
         (partial / "README.md").write_text(model_card(trainer))
 
 
 def training_metrics(trainer: Trainer) -> dict[str, Any]:
-    """Losses by step, steps, tokens and seconds of a finished run."""
+    """Return the metrics of a finished run: losses by step, numbers of steps and tokens, seconds."""
     log = trainer.state.log_history
     train: Any = trainer.train_dataset
     return {
@@ -145,7 +145,7 @@ def training_metrics(trainer: Trainer) -> dict[str, Any]:
 
 
 def model_card(trainer: Trainer) -> str:
-    """The card of a fine-tuned policy: base, data, settings, losses, limits."""
+    """Return the model card of a fine-tuned policy: base model, data, settings, losses, limits."""
     metrics, arguments = training_metrics(trainer), trainer.args
     base = cast(Any, trainer.model).config._name_or_path
     losses = [entry["loss"] for entry in metrics["loss"]]

@@ -1,4 +1,4 @@
-"""Rollouts as TD sees them: the states of an image, each computed once, and the pairs that link them."""
+"""Packing of rollouts for TD: the distinct states of an image, and the pairs that link them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from visvm.value import StateReader
 
 @dataclass(frozen=True)
 class TextPack:
-    """One image's states and TD pairs.
+    """The states and TD pairs of one image.
 
-    State k is read at node ``states[k]`` of the tree. A pair is (state, next state or NO_STATE, what V
-    gains, what N gains).
+    State k is read at node ``states[k]`` of the tree. A pair is (state, next state or NO_STATE, reward for
+    V, reward for N); see ``td.Pairs``.
     """
 
     tree: TokenTree
@@ -27,13 +27,13 @@ class TextPack:
 
 
 class Packer:
-    """Packs the responses of an image; what occurs again, in whole or from its start, is shared."""
+    """Packs the responses of an image into a token tree, in which common prefixes are shared."""
 
     def __init__(self, reader: StateReader) -> None:
         self.reader, self.config = reader, reader.config
 
     def pack(self, responses: Sequence[Response]) -> TextPack:
-        """All states and pairs of one image's responses."""
+        """Return all states and pairs of the responses of one image."""
         tree, pairs = TokenTree(), []
         states: dict[int, int] = {}
         for response in responses:
@@ -42,7 +42,7 @@ class Packer:
         return TextPack(tree, tuple(states), tuple(pairs))
 
     def _nodes(self, tree: TokenTree, response: Response) -> list[int]:
-        """The node of each sentence's state; without a terminal case, that of the bare end more."""
+        """Return the node of each sentence's state; without a terminal case, also of a bare end-of-text."""
         last = len(response.sentences) - 1
         parts = [
             self.reader.sentence_ids(sentence, response.stopped and i == last)
@@ -55,17 +55,17 @@ class Packer:
             parts.append((self.reader.end_id,))
         return [tree.add(part)[-1] for part in parts]
 
-    def _pairs(self, response: Response, places: list[int]) -> list[tuple[int, int, float, float]]:
+    def _pairs(self, response: Response, states: list[int]) -> list[tuple[int, int, float, float]]:
         config = self.config
         gains = pair_rewards(
             response, centre=config.reward_centre, scale=config.reward_scale, predict=config.predict
         )
-        following = [*places[1:], NO_STATE]
-        return [(places[i], following[i], *gains[i]) for i in range(num_pairs(response))]
+        following = [*states[1:], NO_STATE]
+        return [(states[i], following[i], *gains[i]) for i in range(num_pairs(response))]
 
 
 def collate(packs: Sequence[TextPack]) -> tuple[Packed, Pairs]:
-    """The packs of B images as one batch: states are numbered through."""
+    """Join the packs of B images into one batch, numbering the states consecutively."""
     packed = pack_trees([pack.tree for pack in packs], [pack.states for pack in packs])
     state, following, rewards = [], [], []
     first = 0

@@ -11,7 +11,7 @@ from visvm.value import VisionValueConfig
 def model_card(
     policy: str, training: ValueTraining, model: VisionValueConfig, metrics: dict[str, Any]
 ) -> str:
-    """README.md of a model directory: base, data, what it says, settings, metrics, limits."""
+    """Return the README.md of a model directory: base model, data, outputs, settings, metrics, limits."""
     settings = "\n".join(f"| {key} | {value} |" for key, value in training.model_dump().items())
     return f"""---
 library_name: transformers

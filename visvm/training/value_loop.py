@@ -1,7 +1,7 @@
-"""Training a value model: the loop, the same on one worker or many.
+"""The training loop of a value model, the same on one worker or many.
 
-The state of a run is weights, optimiser and step: order, learning rate and random numbers of a step
-derive from (seed, step), so a run that goes on from a checkpoint equals one that never stopped.
+The state of a run consists of weights, optimiser state and step. Order, learning rate and random numbers
+of a step derive from (seed, step), so a resumed run equals one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ import torch.distributed as dist
 from visvm.training.config import ValueTraining, read_deepspeed
 from visvm.training.diagnostics import Sentence, diagnose, sentences
 from visvm.training.parallel import Parallel, Replicated, Sharded, all_sum, num_workers, rank
-from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan, reward_statistics, share
+from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan_batches, reward_statistics, worker_share
 from visvm.training.td import td_loss, td_target
 from visvm.training.text_packing import Packer
 from visvm.value import VisionValueModel
 
-STEPS_AHEAD = 2
+PREFETCH_STEPS = 2
 NUM_LOGS = 400
 
 
 class ValueTrainer:
-    """One worker's part of a run over ``train``, with evaluations on ``held_out``."""
+    """Trains on ``train`` and evaluates on ``held_out``; one instance per worker."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class ValueTrainer:
         self.step = 0
 
     def run(self, *, log: Callable[[dict[str, Any]], None], checkpoint: Callable[[], None]) -> None:
-        """Train from ``self.step`` on; ``log`` gets curve entries on rank 0, ``checkpoint`` all workers."""
+        """Train from ``self.step`` to the end; call ``log`` on rank 0 and ``checkpoint`` on every worker."""
         every = _every(self.config.save_steps, self.steps_per_epoch)
         interval = max(1, self.num_steps // NUM_LOGS)
         window, started = torch.zeros(3, device=self.parallel.device), time.monotonic()
-        for parts in _ahead(self._parts, range(self.step, self.num_steps)):
+        for parts in _prefetch(self._parts, range(self.step, self.num_steps)):
             window += self._train_step(parts)
             self.step += 1
             if self.step % interval == 0:
@@ -72,7 +72,7 @@ class ValueTrainer:
                 checkpoint()
 
     def _train_step(self, parts: Sequence[MicroBatch]) -> torch.Tensor:
-        """One update from this worker's parts; the sums [TD loss of V, of N, pairs] of these."""
+        """Update the weights once; return this worker's sums [TD loss of V, TD loss of N, pairs]."""
         torch.manual_seed(_seed(self.config.seed, self.step, rank()))
         parallel, device = self.parallel, self.parallel.device
         count = torch.tensor(float(sum(len(part.pairs) for part in parts)), device=device)
@@ -82,26 +82,28 @@ class ValueTrainer:
             with parallel.accumulate(last=i == len(parts)):
                 outputs = parallel(part.inputs, part.packed.to(device))
                 losses = td_loss(outputs, part.pairs.to(device), gamma=self.gamma)
-                # Gradients are averaged over workers: this makes it the mean over the pairs of all.
+                # Gradients are averaged over workers; this gives the mean over all pairs.
                 parallel.backward(losses.sum() * num_workers() / total)
             sums += losses.detach()
         parallel.step(self._learning_rate(self.step))
         return torch.cat([sums, count[None]])
 
     def _learning_rate(self, step: int) -> float:
-        """Rises over the warm-up, then falls to zero along a cosine."""
+        """Return the learning rate: a linear warm-up, then a cosine down to zero."""
         warmup = max(1, round(self.config.warmup * self.num_steps))
         progress = max(0.0, (step - warmup) / max(1, self.num_steps - warmup))
         return self.config.learning_rate * min((step + 1) / warmup, (1 + math.cos(math.pi * progress)) / 2)
 
     def _parts(self, step: int) -> list[MicroBatch]:
         epoch, index = divmod(step, self.steps_per_epoch)
-        order = plan(self.sizes, batch_size=self.config.batch_size, seed=_seed(self.config.seed, epoch))
+        order = plan_batches(
+            self.sizes, batch_size=self.config.batch_size, seed=_seed(self.config.seed, epoch)
+        )
         return [self.train.load(part) for part in self._share(order[index])]
 
     def _share(self, batch: Sequence[int]) -> list[list[int | None]]:
         size = self.config.micro_batch_size
-        return share(batch, rank=rank(), num_workers=num_workers(), micro_batch_size=size)
+        return worker_share(batch, rank=rank(), num_workers=num_workers(), micro_batch_size=size)
 
     def _log_entry(self, window: torch.Tensor, seconds: float) -> dict[str, Any]:
         value, length, pairs = window.tolist()
@@ -122,18 +124,18 @@ class ValueTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, Any] | None:
-        """The diagnostics on the held-out images (on rank 0; None elsewhere, or if there are none)."""
+        """Return the diagnostics on the held-out images on rank 0; None elsewhere, or without such images."""
         rollouts, parallel = self.held_out.rollouts, self.parallel
         rows: list[Sentence] = []
         outputs, errors = [np.zeros((0, 2))], [np.zeros((0, 2))]
         self.model.eval()
-        batches = plan([one.size for one in rollouts], batch_size=self.config.batch_size)
+        batches = plan_batches([one.size for one in rollouts], batch_size=self.config.batch_size)
         for part in [part for batch in batches for part in self._share(batch)]:
             data = self.held_out.load(part)
-            said = parallel(data.inputs, data.packed.to(parallel.device)).float().cpu()
-            target = td_target(said, data.pairs, gamma=self.gamma)
-            outputs.append(said[data.pairs.state].double().numpy())
-            errors.append((target - said[data.pairs.state]).square().double().numpy())
+            predicted = parallel(data.inputs, data.packed.to(parallel.device)).float().cpu()
+            target = td_target(predicted, data.pairs, gamma=self.gamma)
+            outputs.append(predicted[data.pairs.state].double().numpy())
+            errors.append((target - predicted[data.pairs.state]).square().double().numpy())
             for i in part:
                 if i is not None and rollouts[i].image_id not in self.held_out.failed:
                     rows += sentences(rollouts[i], i, self.model.config)
@@ -146,11 +148,11 @@ class ValueTrainer:
 
     @property
     def model(self) -> VisionValueModel:
-        """The model behind the wrappers."""
+        """The model without the wrappers of parallel training."""
         return self.parallel.module
 
     def summary(self) -> dict[str, Any]:
-        """What the run was made of; call it on every worker."""
+        """Return numbers of images, sentences and steps, and the reward's units; call it on every worker."""
         failed = [*self.train.failed, *self.held_out.failed]
         return {
             "num_images": len(self.train.rollouts),
@@ -163,28 +165,28 @@ class ValueTrainer:
         }
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint; called on every worker."""
+        """Write a checkpoint; call it on every worker."""
         self.parallel.save(folder)
         if rank() == 0:
             (folder / "step").write_text(str(self.step))
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint."""
+        """Resume from a checkpoint."""
         self.parallel.load(folder)
         self.step = int((folder / "step").read_text())
 
     def export(self, folder: Path) -> None:
-        """Write the model's directory; called on every worker."""
+        """Write the model directory; call it on every worker."""
         state = self.parallel.full_state()
         if state is None:
             return
-        if self.config.bf16:  # as it computed
+        if self.config.bf16:  # as in training; the head stays in float32
             state = {key: t if key.startswith("head.") else t.bfloat16() for key, t in state.items()}
         self.model.save_pretrained(folder, state_dict=state)
 
 
 def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> VisionValueModel:
-    """A value model that starts from the policy, with the centre and scale of the training rewards."""
+    """Return a value model initialised from the policy, with the centre and scale of the training rewards."""
     mean, deviation = reward_statistics(train)
     model = VisionValueModel.from_policy(
         policy,
@@ -199,7 +201,7 @@ def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> Visio
 
 
 def shard_while_loading(config: ValueTraining) -> Any:
-    """For ZeRO-3: keep the returned object while ``build`` loads, so that no worker holds a whole model."""
+    """Make ``build`` shard the model under ZeRO-3 while it loads; keep the returned object until then."""
     if config.deepspeed is None:
         return None
     from transformers.integrations import HfDeepSpeedConfig
@@ -216,13 +218,13 @@ def _parallel(model: VisionValueModel, config: ValueTraining, device: torch.devi
     return Sharded(model, config=read_deepspeed(config.deepspeed) or {}, **common)
 
 
-def _ahead(make: Callable[[int], list[MicroBatch]], steps: range) -> Iterator[list[MicroBatch]]:
-    """``make(step)`` for each step, made in a thread a little ahead of its use."""
+def _prefetch(make: Callable[[int], list[MicroBatch]], steps: range) -> Iterator[list[MicroBatch]]:
+    """Yield ``make(step)`` for each step, computed in a thread up to PREFETCH_STEPS steps in advance."""
     with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(make, step) for step in steps[:STEPS_AHEAD])
+        pending = deque(pool.submit(make, step) for step in steps[:PREFETCH_STEPS])
         for step in steps:
-            if step + STEPS_AHEAD < steps.stop:
-                pending.append(pool.submit(make, step + STEPS_AHEAD))
+            if step + PREFETCH_STEPS < steps.stop:
+                pending.append(pool.submit(make, step + PREFETCH_STEPS))
             yield pending.popleft().result()
 
 

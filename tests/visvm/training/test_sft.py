@@ -186,7 +186,7 @@ def test_refuses_what_holds_no_captions(tmp_path: Path) -> None:
     for name in ("missing", "empty", "other", "broken", "blank"):
         with pytest.raises(ValueError, match=name):
             read_captions([str(tmp_path / name)])
-    with pytest.raises(ValueError, match=r"1 of 1 captioned images are gone, e\.g\. /nowhere"):
+    with pytest.raises(ValueError, match=r"1 of 1 captioned images do not exist, e\.g\. /nowhere"):
         check_images([CaptionExample("1", "/nowhere/1.png", PROMPT, "A cat.", True)])
 
 

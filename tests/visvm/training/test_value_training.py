@@ -13,7 +13,15 @@ from tests.support import tiny
 from visvm.images import load as load_image
 from visvm.training.curve import Curve, read_curve
 from visvm.training.diagnostics import Sentence, diagnose
-from visvm.training.rollouts import Loader, Rollout, from_rows, join_inputs, plan, reward_statistics, share
+from visvm.training.rollouts import (
+    Loader,
+    Rollout,
+    from_rows,
+    join_inputs,
+    plan_batches,
+    reward_statistics,
+    worker_share,
+)
 from visvm.training.td import Response
 from visvm.training.text_packing import Packer
 from visvm.training.value_loop import ValueTrainer, ValueTraining, build
@@ -80,7 +88,7 @@ def test_rows_of_one_image_are_joined_and_sorted() -> None:
 def test_rewards_that_do_not_differ_are_not_blown_up() -> None:
     assert np.std([0.1] * 3) > 0, "but for rounding"
     assert reward_statistics(from_rows([row("a", [0.1] * 3)]))[1] == 1
-    with pytest.raises(ValueError, match="nothing to learn from"):
+    with pytest.raises(ValueError, match="nothing can be learned"):
         reward_statistics([])
 
 
@@ -100,16 +108,19 @@ def test_malformed_rollouts_are_refused(rows: list[dict[str, Any]], message: str
 
 def test_an_epoch_takes_every_image_once_in_batches_of_like_size() -> None:
     sizes = np.random.default_rng(1).integers(1, 1000, 500).tolist()
-    batches = plan(sizes, batch_size=8, seed=3)
+    batches = plan_batches(sizes, batch_size=8, seed=3)
     assert sorted(i for batch in batches for i in batch) == list(range(500))
-    assert batches == plan(sizes, batch_size=8, seed=3) != plan(sizes, batch_size=8, seed=4)
+    assert batches == plan_batches(sizes, batch_size=8, seed=3) != plan_batches(sizes, batch_size=8, seed=4)
     spreads = [max(sizes[i] for i in batch) - min(sizes[i] for i in batch) for batch in batches]
     assert np.mean(spreads) < 150, "random batches would spread over about 780"
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
 def test_workers_share_a_batch_in_equally_many_parts(num_workers: int) -> None:
-    parts = [share(range(5), rank=r, num_workers=num_workers, micro_batch_size=2) for r in range(num_workers)]
+    parts = [
+        worker_share(range(5), rank=r, num_workers=num_workers, micro_batch_size=2)
+        for r in range(num_workers)
+    ]
     assert len({tuple(map(len, own)) for own in parts}) == 1
     assert sorted(i for own in parts for part in own for i in part if i is not None) == [0, 1, 2, 3, 4]
 
