@@ -1,1 +1,1 @@
-"""The embedded world: images whose objects are known, and small models trained on them from nothing."""
+"""The embedded world: drawn images whose objects are known exactly, and small models trained on them."""

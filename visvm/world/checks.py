@@ -1,8 +1,8 @@
-"""The order of checks that finds what is wrong with a world before anything is learned on it.
+"""Checks that a world is fit for experiments, run before a value model is trained on it.
 
-(a) CLIP tells what is there from what such scenes usually hold; (b) greedy hallucinates about as
-large models do; (c) look-ahead with exact rewards beats the exact reward of the next sentence alone,
-so that there is something for a value model to learn.
+(a) CLIP tells objects that are present from absent ones that are typical of the scene; (b) greedy decoding
+hallucinates about as often as large models do; (c) look-ahead with exact rewards beats the exact reward of
+the next sentence alone, so that there is something for a value model to learn.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from visvm.world.rendering import image
 from visvm.world.scenes import Layout, layout, layout_of
 
 BATCH = 32
-CENTRES = (0.3, 0.5)  # of the exact reward, for the oracle: a higher one ends captions sooner
+CENTRES = (0.3, 0.5)  # reward centres of the oracle; a higher one ends captions sooner
 
 
 def run(
     models: str | Path, *, num_pairs: int = 1000, num_greedy: int = 500, num_search: int = 100
 ) -> dict[str, Any]:
-    """All checks of ``models``/policy and ``models``/clip on validation images, as a JSON table."""
+    """Run all checks of ``models``/policy and ``models``/clip on validation images; return them for JSON."""
     scorer = ClipScorer.from_pretrained(str(Path(models) / "clip"))
     policy = SharedPrefixPolicy.from_pretrained(str(Path(models) / "policy"))
     return {
@@ -48,7 +48,7 @@ def run(
 
 
 def pair_accuracy(scorer: ClipScorer, count: int) -> float:
-    """How often a sentence naming a present object beats one naming a typical absent one, 0..1."""
+    """Return the share of images where naming a present object scores higher than naming an absent one."""
     rng = random.Random(0)
     layouts = [layout("validation", index) for index in range(count)]
     pairs = [(_claim(rng.choice(one.names)), _claim(rng.choice(one.absent))) for one in layouts]
@@ -57,7 +57,7 @@ def pair_accuracy(scorer: ClipScorer, count: int) -> float:
 
 
 def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
-    """The mean reward of the writer's sentences by kind, true ones and others apart."""
+    """Return the mean reward of the writer's sentences by kind, separately for true and false ones."""
     layouts = [layout("validation", index) for index in range(count)]
     captions = [writer.caption(one, random.Random(one.index)) for one in layouts]
     texts = [[sentence.text for sentence in caption] for caption in captions]
@@ -71,7 +71,7 @@ def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
 
 
 def look_ahead(policy: Policy, scorer: ClipScorer, count: int) -> dict[str, Any]:
-    """Figures of each search on the same images, with intervals and paired differences."""
+    """Evaluate each search on the same images, with intervals and paired differences."""
     exact = ExactScorer()
     captions = {
         "greedy": search(Decode(), policy, None, count),
@@ -85,14 +85,14 @@ def look_ahead(policy: Policy, scorer: ClipScorer, count: int) -> dict[str, Any]
 
 
 def search(method: Search, policy: Policy, scorer: Any, count: int) -> list[Caption]:
-    """Captions of the first ``count`` validation images, a batch at a time."""
+    """Caption the first ``count`` validation images, BATCH at a time."""
     requests = [request(layout("validation", index)) for index in range(count)]
     parts = [requests[start : start + BATCH] for start in range(0, count, BATCH)]
     return [caption for part in parts for caption in method(policy, scorer, part)]
 
 
 def figures(captions: Mapping[str, Sequence[Caption]]) -> dict[str, Any]:
-    """What ``visvm evaluate`` tells of captions of the world's images, judged by their truth."""
+    """Evaluate captions of the world's images against their layouts; see ``metrics.evaluate``."""
     ids = {caption.request.image.id for group in captions.values() for caption in group}
     truth = {image_key(name): frozenset(layout_of(int(name)).names) for name in ids}
     rows = {method: [_row(caption) for caption in group] for method, group in captions.items()}
@@ -100,13 +100,13 @@ def figures(captions: Mapping[str, Sequence[Caption]]) -> dict[str, Any]:
 
 
 def request(one: Layout) -> Request:
-    """The request for a caption of one image, its prompt drawn by the image's id."""
+    """Return the request for a caption of one image, with the prompt drawn by its id."""
     shown = render_image(one)
     return Request(shown, prompt_for(shown.id))
 
 
 def render_image(one: Layout) -> DecodedImage:
-    """The image as the jobs read it from its file, without the file."""
+    """Return the image as it would be decoded from its PNG file."""
     stream = io.BytesIO()
     image(one).save(stream, format="PNG")
     name = file_name(one)

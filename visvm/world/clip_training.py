@@ -1,4 +1,4 @@
-"""The world's CLIP: the vision encoder of sight, and a text encoder taught by contrast what it sees.
+"""The world's CLIP: the shared vision encoder, and a text encoder trained by contrast with its images.
 
 The image side is locked (as in LiT, Zhai et al. 2022): only its last norm and projection train.
 """
@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
-from visvm.world import sight, writer
+from visvm.world import writer
 from visvm.world.loop import Budget, LoopProgress, Optimizer, batches
 from visvm.world.rendering import SIZE
 from visvm.world.scenes import SCENES, Layout, layout
-from visvm.world.sight import pixels
+from visvm.world.vision_training import MEAN, PATCH, STD, pixels
 
 CONTEXT = 32
 _SHARE_OF_HARD_BATCHES = 0.7
@@ -30,10 +30,10 @@ _LARGEST_SCALE = 50.0
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> dict:
-    """open_clip's model config: the vision encoder of ``sight.config`` and 2 text layers of width 128."""
+    """Return open_clip's model config: the shared vision encoder, and 2 text layers of width 128."""
     vision = {
         "image_size": SIZE,
-        "patch_size": sight.PATCH,
+        "patch_size": PATCH,
         "width": 160,
         "layers": 3,
         "head_width": 32,
@@ -55,7 +55,7 @@ def config(tokenizer: PreTrainedTokenizerFast) -> dict:
 
 @dataclass(frozen=True)
 class ClipExample:
-    """An image with a true sentence, and a foil: the sentence with something that is not there."""
+    """An image with a true sentence and a foil: the sentence with one object (or the scene) made false."""
 
     layout: Layout
     sentence: writer.SceneSentence
@@ -65,7 +65,7 @@ class ClipExample:
 def train(
     encoder: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast, images: np.ndarray, budget: Budget
 ) -> open_clip.CLIP:
-    """CLIP over the train split's first images; same-scene batches after a third of the steps."""
+    """Train CLIP on the first images of the train split; after a third of the steps mostly by scene."""
     torch.manual_seed(0)
     model = untrained(encoder, tokenizer)
     patches, by_scene = encode(encoder, images), _by_scene(len(images))
@@ -85,9 +85,9 @@ def train(
 
 
 def contrast(images: Tensor, texts: Tensor, *, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """CLIP's loss over [n, d] images and [2n, d] texts (true, then foils), and the accuracy on foils.
+    """Return CLIP's loss over images [n, d] and texts [2n, d] (true ones, then foils), and the foil accuracy.
 
-    A foil is one more negative of its own image (as in NegCLIP, Yuksekgonul et al. 2023).
+    A foil is an additional negative of its own image (as in NegCLIP, Yuksekgonul et al. 2023).
     """
     count = len(images)
     own = torch.arange(count)
@@ -99,7 +99,7 @@ def contrast(images: Tensor, texts: Tensor, *, scale: Tensor) -> tuple[Tensor, T
 
 
 def example(one: Layout, rng: random.Random) -> ClipExample:
-    """A random true sentence of an image, and its foil."""
+    """Draw a random true sentence about an image, with its foil."""
     sentence = rng.choice(writer.truthful(one, rng))
     if not sentence.names:
         other = rng.choice([scene for scene in SCENES if scene != one.scene])
@@ -109,16 +109,16 @@ def example(one: Layout, rng: random.Random) -> ClipExample:
 
 
 def swap(text: str, name: str, other: str) -> str:
-    """The text with one name for another, articles put right."""
+    """Replace one name in a text by another, with its article."""
     text = re.sub(rf"\ban? {name}\b", writer.a(other), text)
     text = re.sub(rf"\bAn? {name}\b", writer.a(other).capitalize(), text)
     return re.sub(rf"\b{name}\b", other, text)
 
 
 def save(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write what open_clip loads from ``local-dir:FOLDER``; half precision."""
+    """Write what open_clip loads from ``local-dir:FOLDER``, in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
-    preprocess = {"size": [SIZE, SIZE], "mean": sight.MEAN, "std": sight.STD, "interpolation": "bicubic"}
+    preprocess = {"size": [SIZE, SIZE], "mean": MEAN, "std": STD, "interpolation": "bicubic"}
     whole = {"model_cfg": config(tokenizer), "preprocess_cfg": preprocess | {"resize_mode": "shortest"}}
     (folder / "open_clip_config.json").write_text(json.dumps(whole, indent=2) + "\n")
     state = {name: value.half().contiguous() for name, value in model.state_dict().items()}
@@ -127,7 +127,7 @@ def save(model: open_clip.CLIP, tokenizer: PreTrainedTokenizerFast, folder: Path
 
 
 def untrained(encoder: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> open_clip.CLIP:
-    """An open_clip model that sees as the vision encoder does; its locked part does not train."""
+    """Return an open_clip model on the vision encoder, frozen but for the last norm and projection."""
     model = open_clip.CLIP(**config(tokenizer))
     missing = model.visual.load_state_dict(_open_clip_names(encoder), strict=False).missing_keys
     assert missing == ["proj"], missing
@@ -139,7 +139,7 @@ def untrained(encoder: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> o
 
 @torch.no_grad()
 def encode(encoder: CLIPVisionModel, images: np.ndarray) -> Tensor:
-    """The vision encoder's patch features of images: [n, 36, 160] in half precision."""
+    """Return the patch features [n, 36, 160] of images [n, 96, 96, 3], in half precision."""
     parts = [images[i : i + 256] for i in range(0, len(images), 256)]
     return torch.cat([encoder(pixels(part)).last_hidden_state[:, 1:].half() for part in parts])
 

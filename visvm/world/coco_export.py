@@ -1,4 +1,4 @@
-"""The world's images as a COCO folder: PNG files, instances_*.json and captions_*.json."""
+"""Export of the world's images as a COCO folder: PNG files, instances_*.json and captions_*.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from visvm.world.rendering import SIZE, boxes, image
 from visvm.world.scenes import CATEGORIES, Layout, layout
 from visvm.world.writer import reference
 
-# The ids that COCO gives to the categories of the world.
+# COCO's ids of the categories of the world.
 COCO_IDS = {
     "person": 1,
     "bicycle": 2,
@@ -62,13 +62,13 @@ COCO_IDS = {
 
 
 def make(out: str | Path, *, split: str, count: int, start: int = 0) -> list[str]:
-    """Write images ``start`` .. ``start + count - 1`` of a split; the places of the PNG files.
+    """Write images ``start`` .. ``start + count - 1`` of a split; return the paths of the PNG files.
 
     Layout: OUT/images/<12-digit id>.png, OUT/instances_SPLIT.json (boxes and categories) and
-    OUT/captions_SPLIT.json (one short true caption an image).
+    OUT/captions_SPLIT.json (one short true caption per image).
 
     Raises:
-        ValueError: an unknown split or an index outside 0..999999.
+        ValueError: the split is unknown or an index is outside 0..999999.
     """
     layouts = [layout(split, index) for index in range(start, start + count)]
     paths = [storage.join(str(out), "images", file_name(one)) for one in layouts]
@@ -87,7 +87,7 @@ def _png(one: Layout) -> bytes:
 
 
 def file_name(one: Layout) -> str:
-    """The image's file name: its id in twelve digits, as COCO's own."""
+    """Return the file name of an image: its id in twelve digits, as in COCO."""
     return f"{one.image_id:012d}.png"
 
 

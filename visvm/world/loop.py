@@ -1,4 +1,4 @@
-"""The loop that every stage of the recipe trains in: budgets, batches, the optimizer, progress."""
+"""Parts of the training loop of every stage of the recipe: budget, batches, optimizer, progress."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 _DECAY = 0.05
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, "Muon"
-_MUON_SCALE = 0.2  # makes its steps as long as AdamW's (Liu et al. 2025, arXiv 2502.16982)
+_MUON_SCALE = 0.2  # gives its updates the size of AdamW's (Liu et al. 2025, arXiv 2502.16982)
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage trains: steps, images or captions a step, peak learning rate."""
+    """The training budget of a stage: steps, images per step, peak learning rate."""
 
     steps: int
     batch: int
@@ -27,7 +27,7 @@ class Budget:
 
 
 def batches(count: int, budget: Budget, *, seed: int) -> Iterator[np.ndarray]:
-    """``budget.steps`` random batches of indices below ``count``, epoch by epoch."""
+    """Yield ``budget.steps`` random batches of indices below ``count``, epoch by epoch."""
     rng = np.random.default_rng(seed)
     order: np.ndarray = np.empty(0, dtype=np.int64)
     for _ in range(budget.steps):
@@ -38,10 +38,10 @@ def batches(count: int, budget: Budget, *, seed: int) -> Iterator[np.ndarray]:
 
 
 class Optimizer:
-    """AdamW, and Muon for the weights of linear layers, over a warm-up and a cosine down to 2 %.
+    """AdamW, with Muon for the weights of linear layers; a warm-up, then a cosine down to 2 % of the rate.
 
-    Muon's steps turn all directions of a matrix alike; models as small as these learn to look things
-    up in a fraction of AdamW's steps.
+    Muon's updates have the same size in all directions of a matrix. With it, models as small as these
+    learn to attend to the right patch in a fraction of the steps AdamW needs.
     """
 
     def __init__(self, modules: list[nn.Module], budget: Budget) -> None:
@@ -57,7 +57,7 @@ class Optimizer:
         self.momenta = [torch.zeros_like(matrix) for matrix in self.matrices]
 
     def advance(self, loss: Tensor) -> None:
-        """One step down the gradient of ``loss``, the gradient's norm clipped at 1."""
+        """Take one step on ``loss``, with the norm of the gradient clipped at 1."""
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
@@ -79,7 +79,7 @@ class Optimizer:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly: singular values all near 1 (Newton-Schulz)."""
+    """Approximate the nearest (semi-)orthogonal matrix: all singular values near 1 (Newton-Schulz)."""
     a, b, c = _NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
@@ -97,15 +97,15 @@ def _schedule(step: int, steps: int) -> float:
 
 
 class LoopProgress:
-    """Logs a stage's figures, smoothed, every few seconds."""
+    """Logs the smoothed metrics of a stage every ``seconds``."""
 
     def __init__(self, stage: str, steps: int, *, seconds: float = 5.0) -> None:
         self.stage, self.steps, self.seconds = stage, steps, seconds
         self.start = self.last = time.monotonic()
         self.means: dict[str, float] = {}
 
-    def __call__(self, step: int, **figures: torch.Tensor) -> None:
-        for name, value in figures.items():
+    def __call__(self, step: int, **metrics: torch.Tensor) -> None:
+        for name, value in metrics.items():
             self.means[name] = 0.95 * self.means.get(name, value.item()) + 0.05 * value.item()
         now = time.monotonic()
         if now - self.last > self.seconds or step + 1 == self.steps:

@@ -1,4 +1,4 @@
-"""The world's policy: LLaVA's real classes, small, trained by its language-model loss on the writer."""
+"""The world's policy: a small model of LLaVA's classes, trained on the captions of the writer."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from transformers import (
 )
 
 from visvm.prompts import DETAIL_PROMPTS
-from visvm.world import sight
+from visvm.world import vision_training
 from visvm.world.loop import Budget, LoopProgress, Optimizer, batches
 from visvm.world.rendering import SIZE
 from visvm.world.scenes import CATEGORIES, CELLS, Layout, layout
+from visvm.world.vision_training import MEAN, PATCH, STD, patch_cells, patch_labels
 from visvm.world.writer import PLACE_WORDS, PLACES, claim
 
 Write = Callable[[Layout, random.Random], str]
 _IGNORED = -100
-_CAPTIONS = 4  # turns an image and step: its tokens are paid for once
+_CAPTIONS = 4  # per image and step; they share the tokens of the image
 _CLAIMS = 8
-_NOWHERE = CELLS  # the label of a name that the image has nothing for
+_NOWHERE = CELLS  # the place label of a name that is not in the image
 _NAMES = re.compile(rf"\b({'|'.join(sorted(CATEGORIES, key=len, reverse=True))})\b")
 
 
 def config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """The vision encoder of ``sight.config`` and a Llama of 3 layers of width 128."""
+    """Return the configuration: the shared vision encoder, and a Llama of 3 layers of width 128."""
     text = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -47,33 +48,33 @@ def config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=1024,
-        initializer_range=128**-0.5,  # the usual 0.02 is for wide models: so narrow a one hardly attends
+        initializer_range=128**-0.5,  # with the usual 0.02, so narrow a model hardly learns to attend
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     return LlavaConfig(
-        vision_config=sight.config(),
+        vision_config=vision_training.config(),
         text_config=text,
         image_token_index=tokenizer.get_vocab()["<image>"],
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
-        image_seq_length=(SIZE // sight.PATCH) ** 2,
+        image_seq_length=(SIZE // PATCH) ** 2,
     )
 
 
 def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """LLaVA's processor at the world's image size."""
+    """Return LLaVA's processor for the world's image size."""
     square = {"height": SIZE, "width": SIZE}
     images = CLIPImageProcessor(
-        size={"shortest_edge": SIZE}, crop_size=square, image_mean=sight.MEAN, image_std=sight.STD
+        size={"shortest_edge": SIZE}, crop_size=square, image_mean=MEAN, image_std=STD
     )
     return LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
-        patch_size=sight.PATCH,
+        patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=tokenizer.chat_template,
@@ -81,9 +82,9 @@ def processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def untrained(encoder: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """A policy that sees as the vision encoder does and has yet to learn to write.
+    """Return a policy with the frozen vision encoder and an untrained language model.
 
-    Keys start equal to queries, so that from the start a word attends to its like.
+    Key projections start equal to query projections, so that a token attends to similar ones at first.
     """
     model = LlavaForConditionalGeneration(config(tokenizer))
     model.model.vision_tower.load_state_dict(encoder.state_dict())
@@ -99,14 +100,14 @@ def align(
     features: Tensor,
     budget: Budget,
 ) -> None:
-    """Train the projector alone to turn a patch into the words for what and where it is.
+    """Train the projector alone to map a patch to the words for its category and its place.
 
-    LLaVA's first stage does this by captions; dense targets (sums of word embeddings) are far
-    quicker, and without them so small a model does not learn to look things up in the image.
+    LLaVA's first stage does this with captions. Dense targets (sums of word embeddings) are far quicker,
+    and without them so small a model does not learn to use the image.
     """
     embeddings: Any = model.get_input_embeddings().weight
     targets = _meanings(tokenizer) @ embeddings.detach()
-    labels = torch.from_numpy(np.stack([sight.patch_labels("train", i) for i in range(len(features))]))
+    labels = torch.from_numpy(np.stack([patch_labels("train", i) for i in range(len(features))]))
     projector: Any = model.model.multi_modal_projector
     optimizer, progress = Optimizer([projector], budget), LoopProgress("alignment", budget.steps)
     for step, chosen in enumerate(batches(len(features), budget, seed=3)):
@@ -124,12 +125,11 @@ def train(
     *,
     write: Write,
 ) -> LlavaForConditionalGeneration:
-    """Train projector and language model on new texts for the train split's first images.
+    """Train projector and language model on freshly written texts for the first images of the train split.
 
-    ``features`` [n, 36, 160] are the frozen vision encoder's, so it is not run again. Beside the words,
-    two heads that are thrown away learn where the object of every name is, or that it is not there,
-    and whether a claim is true: large models can judge a sentence by the image, and a value model
-    starts from what its policy can.
+    ``features`` [n, 36, 160] come from the frozen vision encoder, which is not run again. Two auxiliary
+    heads learn where each named object is (or that it is absent) and whether a claim is true. Large models
+    can judge a sentence by the image, and a value model is initialised from its policy.
     """
     rng = random.Random(budget.steps)
     heads = Heads(model.lm_head.in_features)
@@ -144,7 +144,7 @@ def train(
 
 
 class Heads(nn.Module):
-    """Thrown away later: the ``place`` of a name (last class: nowhere), and the ``truth`` of a claim."""
+    """Auxiliary heads, not saved: the ``place`` of a name (last class: nowhere), the ``truth`` of a claim."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -155,10 +155,10 @@ class Heads(nn.Module):
 def losses(
     model: LlavaForConditionalGeneration, heads: Heads, features: Tensor, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross-entropies of the captions' tokens, the names' places and the claims' truth.
+    """Return the mean cross-entropies of the captions' tokens, the names' places and the claims' truth.
 
-    ``features`` [n, 36, 160] are the vision encoder's. Places are read before the last layer, so that it can
-    gather them at the end of a claim, where the truth is read.
+    ``features`` [n, 36, 160] come from the vision encoder. Places are read before the last layer, so that
+    this layer can collect them at the end of a claim, where the truth is read.
     """
     embedded = model.get_input_embeddings()(batch.ids)
     projector: Any = model.model.multi_modal_projector
@@ -170,20 +170,20 @@ def losses(
         use_cache=False,
         output_hidden_states=True,
     )
-    heard = [
+    predictions = [
         (model.lm_head, out.last_hidden_state, batch.labels),
         (heads.place, out.hidden_states[-2], batch.places),
         (heads.truth, out.last_hidden_state, batch.truths),
     ]
     words, found, judged = (
         nn.functional.cross_entropy(head(states[labels != _IGNORED]), labels[labels != _IGNORED])
-        for head, states, labels in heard
+        for head, states, labels in predictions
     )
     return words, found, judged
 
 
 def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the policy as transformers loads it: weights in half precision, computed in single."""
+    """Write the policy for transformers: weights in half precision, to be computed in single precision."""
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.half().save_pretrained(folder)
@@ -195,11 +195,11 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
 
 
 def _meanings(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """[categories + 1, 36, vocabulary]: how often each token names that category in that patch's place."""
-    counts = torch.zeros(len(CATEGORIES) + 1, (SIZE // sight.PATCH) ** 2, len(tokenizer))
+    """Return [categories + 1, 36, vocabulary]: the token counts of a category's name and a patch's place."""
+    counts = torch.zeros(len(CATEGORIES) + 1, (SIZE // PATCH) ** 2, len(tokenizer))
     for at, name in enumerate(CATEGORIES):
         counts[at, :, tokenizer(f" {name}").input_ids] += 1
-    for patch, cell in enumerate(sight.patch_cells()):
+    for patch, cell in enumerate(patch_cells()):
         words = [word for word in PLACES[cell].split() if word in PLACE_WORDS]
         counts[:, patch, tokenizer("".join(f" {word}" for word in words)).input_ids] += 1
     return counts
@@ -207,11 +207,11 @@ def _meanings(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 
 @dataclass(frozen=True)
 class CaptionPack:
-    """An image followed by several turns, each of which sees the image and itself alone.
+    """An image followed by several turns, each of which attends to the image and itself only.
 
-    ``segments`` is 0 for the image's tokens and the number of the turn for the others; a label is
-    the token that comes next, where that is the caption's; a place is the cell of the object that the
-    token ends the name of; a truth is 1 or 0 at the end of a claim.
+    All lists have one entry per token. ``segments``: 0 for the image, else the number of the turn.
+    ``labels``: the next token, if it belongs to a caption. ``places``: the cell of the object whose name
+    ends at this token. ``truths``: 1 or 0 at the end of a claim. Other labels are ignored.
     """
 
     ids: list[int]
@@ -223,8 +223,8 @@ class CaptionPack:
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, index: int, write: Write, rng: random.Random) -> CaptionPack:
-    """One image of the train split with new captions behind prompts, and claims right behind it."""
-    image = tokenizer("<user>" + "<image>" * (SIZE // sight.PATCH) ** 2).input_ids
+    """Pack one image of the train split with new captions, each after a prompt, and claims without one."""
+    image = tokenizer("<user>" + "<image>" * (SIZE // PATCH) ** 2).input_ids
     shared, one = len(image), layout("train", index)
     unlabelled = [[_IGNORED] * shared for _ in range(3)]
     packed = CaptionPack([*image], [0] * shared, [*range(shared)], *unlabelled)
@@ -233,11 +233,11 @@ def pack(tokenizer: PreTrainedTokenizerFast, index: int, write: Write, rng: rand
     for turn, (given, answer) in enumerate([*turns, *((sentence.text, "") for sentence in claims)], 1):
         encoded = tokenizer(given + answer, return_offsets_mapping=True)
         starts, ends = zip(*encoded.offset_mapping, strict=True)
-        said = sum(start < len(given) for start in starts)
+        num_given = sum(start < len(given) for start in starts)
         packed.ids.extend(encoded.input_ids)
         packed.segments.extend([turn] * len(starts))
         packed.positions.extend(range(shared, shared + len(starts)))
-        packed.labels.extend([_IGNORED] * (said - 1) + encoded.input_ids[said:] + [_IGNORED])
+        packed.labels.extend([_IGNORED] * (num_given - 1) + encoded.input_ids[num_given:] + [_IGNORED])
         packed.places.extend(_places(one, given + answer, ends))
         truth = _IGNORED if answer else int(set(claims[turn - 1 - _CAPTIONS].names) <= set(one.names))
         packed.truths.extend([_IGNORED] * (len(starts) - 1) + [truth])
@@ -252,7 +252,7 @@ def _places(one: Layout, text: str, ends: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Packs side by side: all but the mask [n, length], the mask [n, 1, length, length]."""
+    """Packs padded to one length: the mask is [n, 1, length, length], all others are [n, length]."""
 
     ids: Tensor
     labels: Tensor
@@ -263,6 +263,7 @@ class Batch:
 
     @classmethod
     def of(cls, packs: Sequence[CaptionPack], pad: int) -> Batch:
+        """Pad and stack ``packs``; ``pad`` is the padding token."""
         segments = _pad([pack.segments for pack in packs], -1)
         own = segments[:, :, None] == segments[:, None, :]
         visible = (own | (segments == 0)[:, None, :]).tril()

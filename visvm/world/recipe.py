@@ -1,4 +1,4 @@
-"""The recipe: tokenizer, sight, CLIP and policy, from nothing; each stage saved, none done twice."""
+"""The training recipe of the world: tokenizer, vision encoder, CLIP and policy, each saved when done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import CLIPVisionModel
 
 from visvm.prompts import DETAIL_PROMPTS
-from visvm.world import checks, clip_training, policy_training, sight, tokens, writer
+from visvm.world import checks, clip_training, policy_training, tokens, vision_training, writer
 from visvm.world.loop import Budget
 from visvm.world.scenes import layout
 
@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Budgets:
-    """How many training images there are, captions for the tokenizer, and each stage's training."""
+    """The numbers of training images and of captions for the tokenizer, and the budget of each stage."""
 
     images: int
     captions: int
-    sight: Budget
+    vision: Budget
     clip: Budget
     alignment: Budget
     grounding: Budget
@@ -39,29 +39,31 @@ class Budgets:
 FULL = Budgets(
     images=24_000,
     captions=4000,
-    sight=Budget(1500, 48, 1.5e-3),
+    vision=Budget(1500, 48, 1.5e-3),
     clip=Budget(1000, 96, 2e-3),
     alignment=Budget(2000, 48, 5e-3),
     grounding=Budget(1500, 8, 3e-3),
     policy=Budget(1200, 8, 2e-3),
 )
 _FEW = Budget(4, 8, 1e-3)
-SHORT = Budgets(96, 200, sight=_FEW, clip=_FEW, alignment=_FEW, grounding=_FEW, policy=_FEW)
+SHORT = Budgets(96, 200, vision=_FEW, clip=_FEW, alignment=_FEW, grounding=_FEW, policy=_FEW)
 
 
 def train(out: str | Path, *, short: bool = False, seed: int = 0) -> dict[str, Any]:
-    """Train what is not saved in ``out`` yet: OUT/policy and OUT/clip are the models.
+    """Train the stages that ``out`` does not have yet; OUT/policy and OUT/clip are the models.
 
-    Every stage is written in one step, so an interrupted run goes on with the stage it was in.
+    Each stage is written when complete, so an interrupted run resumes with the stage it was in. Return the
+    metrics: the settings and, unless ``short``, the results of ``checks.run``.
     """
     folder, budgets = Path(out), SHORT if short else FULL
     torch.manual_seed(seed)
     tokenizer = _tokenizer(folder, budgets.captions)
-    album = sight.album("train", budgets.images)
-    _stage(folder / "sight", lambda at: sight.train(album, budgets.sight, seed=seed).save_pretrained(at))
-    encoder = CLIPVisionModel.from_pretrained(folder / "sight")
-    _stage(folder / "clip", lambda at: _clip(encoder, tokenizer, album, budgets.clip, at))
-    _stage(folder / "policy", lambda at: _policy(encoder, tokenizer, album, budgets, at))
+    images = vision_training.draw_images("train", budgets.images)
+    saved = folder / "sight"  # the vision encoder
+    _stage(saved, lambda at: vision_training.train(images, budgets.vision, seed=seed).save_pretrained(at))
+    encoder = CLIPVisionModel.from_pretrained(saved)
+    _stage(folder / "clip", lambda at: _clip(encoder, tokenizer, images, budgets.clip, at))
+    _stage(folder / "policy", lambda at: _policy(encoder, tokenizer, images, budgets, at))
     metrics = {"num_images": budgets.images, "short": short, "seed": seed}
     return metrics if short else metrics | {"checks": checks.run(folder)}
 
@@ -75,7 +77,7 @@ def _tokenizer(folder: Path, num_captions: int) -> Tokenizer:
 
 
 def corpus(count: int) -> list[str]:
-    """The tokenizer's texts: captions of ``count`` images, and the prompts often enough to be words."""
+    """Return the texts for the tokenizer: ``count`` captions, and copies of the prompts."""
     captions = [
         writer.text(writer.caption(layout("train", index), random.Random(index))) for index in range(count)
     ]
@@ -84,7 +86,7 @@ def corpus(count: int) -> list[str]:
 
 def _stage(folder: Path, work: Callable[[Path], Any]) -> None:
     if folder.exists():
-        logger.info("%s is there already", folder)
+        logger.info("%s already exists: skipping this stage", folder)
         return
     unfinished = folder.with_name(folder.name + ".unfinished")
     work(unfinished)
@@ -92,18 +94,18 @@ def _stage(folder: Path, work: Callable[[Path], Any]) -> None:
 
 
 def _clip(
-    encoder: CLIPVisionModel, tokenizer: Tokenizer, album: np.ndarray, budget: Budget, folder: Path
+    encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, budget: Budget, folder: Path
 ) -> None:
     wrapped = tokens.for_clip(tokenizer)
-    clip_training.save(clip_training.train(encoder, wrapped, album, budget), wrapped, folder)
+    clip_training.save(clip_training.train(encoder, wrapped, images, budget), wrapped, folder)
 
 
 def _policy(
-    encoder: CLIPVisionModel, tokenizer: Tokenizer, album: np.ndarray, budgets: Budgets, folder: Path
+    encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, budgets: Budgets, folder: Path
 ) -> None:
     wrapped = tokens.for_policy(tokenizer)
     model = policy_training.untrained(encoder, wrapped)
-    features = clip_training.encode(encoder, album)
+    features = clip_training.encode(encoder, images)
     policy_training.align(model, wrapped, features, budgets.alignment)
     policy_training.train(model, wrapped, features, budgets.grounding, write=writer.true_text)
     policy_training.train(model, wrapped, features, budgets.policy, write=writer.noisy_text)

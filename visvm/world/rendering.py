@@ -1,4 +1,4 @@
-"""What images look like: a plain room or field, and sprites on a loose 3 x 3 grid."""
+"""Drawing of images: a plain background in two colours, and sprites on a loose 3 x 3 grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = 96
 CELL = SIZE // GRID
 Box = tuple[int, int, int]
 
-# Scene -> colours (RGB) of its back and its floor or ground.
+# Scene -> colours (RGB) of the background above and below the horizon.
 _COLOURS = {
     "kitchen": ((246, 236, 205), (214, 190, 150)),
     "picnic": ((190, 224, 246), (170, 214, 140)),
@@ -32,7 +32,8 @@ _LEAST_BACKGROUND = 0.5  # of the pixels: no drawing of 6,000 has less than 0.73
 
 
 def draw(layout: Layout) -> np.ndarray:
-    """The image of a layout: [96, 96, 3] RGB bytes, from (split, index) alone."""
+    """Draw a layout as RGB bytes [96, 96, 3]; they depend on (split, index) alone."""
+    # Data: the word "picture" in the seed determines every image of the world.
     rng = random.Random(f"picture {layout.split} {layout.index}")
     pixels = _background(layout.scene, rng)
     for (name, _), box in zip(layout.objects, boxes(layout), strict=True):
@@ -59,7 +60,7 @@ def is_drawing(pixels: Image.Image) -> bool:
 
 
 def boxes(layout: Layout) -> list[Box]:
-    """Left, top and side of each object's square, in pixels, in the order of ``layout.objects``."""
+    """Return (left, top, side) of each object's square, in pixels, in the order of ``layout.objects``."""
     rng = random.Random(f"boxes {layout.split} {layout.index}")
     return [_place(cell, rng) for _, cell in layout.objects]
 

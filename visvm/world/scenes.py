@@ -1,4 +1,4 @@
-"""Where things are: eight kinds of scene, and the objects of every image, known exactly."""
+"""Scenes and layouts: which objects each image shows, and where."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SPLITS = {"train": 1, "validation": 2, "test": 3}
 
-# Scene -> its typical objects, the most typical first. Every word is a COCO category's own name.
+# Scene -> its typical objects, the most typical first; all names are COCO categories.
 SCENES: dict[str, tuple[str, ...]] = {
     "kitchen": ("bowl", "cup", "bottle", "knife", "spoon", "apple", "banana", "carrot", "clock"),
     "picnic": ("sandwich", "apple", "cake", "bottle", "pizza", "donut", "banana", "dog", "umbrella"),
@@ -45,7 +45,7 @@ CELLS = GRID * GRID
 
 @dataclass(frozen=True)
 class Layout:
-    """What an image shows: its scene, and which object stands in which cell (row-major, 0..8)."""
+    """What an image shows: its scene, and its objects as (category, cell), cells row-major in 0..8."""
 
     split: str
     index: int
@@ -54,7 +54,7 @@ class Layout:
 
     @property
     def image_id(self) -> int:
-        """A COCO-like id, unique over splits."""
+        """An integer id as in COCO, unique over all splits."""
         return SPLITS[self.split] * 1_000_000 + self.index
 
     @property
@@ -64,15 +64,15 @@ class Layout:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """The scene's typical objects that are not here, the most typical first."""
+        """The typical objects of the scene that the image lacks, the most typical first."""
         return tuple(name for name in SCENES[self.scene] if name not in self.names)
 
 
 def layout(split: str, index: int) -> Layout:
-    """The objects of one image, from (split, index) alone.
+    """Return the layout of one image; it depends on (split, index) alone.
 
     Raises:
-        ValueError: an unknown split, or an index outside 0..999999.
+        ValueError: the split is unknown, or the index is outside 0..999999.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
@@ -86,7 +86,7 @@ def layout(split: str, index: int) -> Layout:
 
 
 def layout_of(image_id: int) -> Layout:
-    """The layout of the image with this id.
+    """Return the layout of the image with this id.
 
     Raises:
         ValueError: no image of the world has this id.
@@ -99,13 +99,13 @@ def layout_of(image_id: int) -> Layout:
 
 
 def typicality(scene: str, name: str) -> float:
-    """How strongly a scene suggests an object: (rank + 2) ** -1.5, and little for what is not typical."""
+    """Return how typical an object is of a scene: (rank + 2) ** -1.5, or 0.01 if it is not in the list."""
     objects = SCENES[scene]
     return (objects.index(name) + 2) ** -1.5 if name in objects else 0.01
 
 
 def weighted(names: tuple[str, ...], scene: str, rng: random.Random) -> str:
-    """One of ``names``, drawn by how typical it is of the scene."""
+    """Draw one of ``names`` with weights ``typicality``."""
     return rng.choices(names, [typicality(scene, name) for name in names])[0]
 
 

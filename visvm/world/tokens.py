@@ -1,4 +1,4 @@
-"""The world's tokenizer: byte-level BPE, lossless, with LLaVA's image token and a chat template."""
+"""The world's tokenizer: lossless byte-level BPE with LLaVA's image token and a chat template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHAT_TEMPLATE = (
 
 
 def train(texts: Iterable[str]) -> Tokenizer:
-    """A byte-level BPE over ``texts``; every string encodes, and decodes to itself."""
+    """Train a byte-level BPE on ``texts``; any string encodes, and decodes to itself."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,12 +39,12 @@ def train(texts: Iterable[str]) -> Tokenizer:
 
 
 def for_policy(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """The policy's tokenizer: adds nothing by itself; the chat template sets the turns."""
+    """Return the tokenizer of the policy: it adds no tokens; the chat template marks the turns."""
     return _wrap(Tokenizer.from_str(tokenizer.to_str()), chat_template=CHAT_TEMPLATE)
 
 
 def for_clip(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """CLIP's tokenizer: the same vocabulary, each text closed by the end-of-text token."""
+    """Return the tokenizer of CLIP: the same vocabulary, with end-of-text after each text."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", special_tokens=[(EOS, copy.token_to_id(EOS))]

@@ -1,9 +1,11 @@
-"""The writer of training captions: grounded, then carried away by what such scenes usually hold.
+"""The writer of training captions: grounded at first, then drifting to what such scenes usually contain.
 
-A caption opens with the scene and goes on with grounded sentences (located or related objects). A
-summary ("Overall, ...") names only what is there and reads well, but opens a list of further things
-that is written from the scene's habit more than from the image. So the next sentence's own score
-says little about where it leads, which is what makes look-ahead worth its price.
+A caption opens with the scene and continues with grounded sentences (located or related objects). A
+summary ("Overall, ...") names only objects that are present, but is followed by a list of further objects
+that come from the prior of the scene more than from the image. So the score of a summary alone says little
+about what follows it, which is what makes look-ahead worth its cost.
+
+The texts are data: their wording, "The picture shows" included, determines the shipped weights.
 """
 
 from __future__ import annotations
@@ -29,20 +31,20 @@ PLACE_WORDS = ("top", "middle", "bottom", "left", "right")
 
 
 @dataclass(frozen=True)
-class Habits:
-    """The writer's rates: how often it sums up, how far a list goes on, how often it invents."""
+class WriterRates:
+    """The probabilities by which the writer summarises, continues lists, and names absent objects."""
 
     related: float = 0.35  # a grounded sentence relates two objects instead of locating one
-    summary_early: float = 0.03  # a summary although objects are left to name
+    summary_early: float = 0.03  # a summary while there are objects left to name
     summary_short: float = 0.65  # a summary when all is named and the caption is still short
     summary_late: float = 0.15  # a summary when all is named and the caption is long enough
-    end_late: float = 0.6  # the end in that same state
+    end_late: float = 0.6  # the end in that same situation
     list_goes_on: float = 0.4  # another list sentence after the second
-    list_invents: float = 0.45  # each object of a list: from the scene's habit, not the image
-    slip: float = 0.2  # an object of a grounded sentence: the same
+    list_invents: float = 0.45  # each object of a list: absent, but typical of the scene
+    slip: float = 0.2  # an object of a grounded sentence: likewise
 
 
-HABITS = Habits()
+DEFAULT_RATES = WriterRates()
 _FEWEST = 3  # sentences before a summary
 _ENOUGH = 6  # sentences before the end
 _LONGEST = 12
@@ -50,7 +52,7 @@ _LONGEST = 12
 
 @dataclass(frozen=True)
 class SceneSentence:
-    """A sentence as written, without spaces around it; ``names`` are the categories it mentions."""
+    """A sentence without surrounding spaces, its kind, and the categories it mentions."""
 
     text: str
     kind: str
@@ -61,7 +63,7 @@ class SceneSentence:
 class _Draft:
     layout: Layout
     rng: random.Random
-    habits: Habits
+    rates: WriterRates
     sentences: list[SceneSentence] = field(default_factory=list)
     mentioned: list[str] = field(default_factory=list)
 
@@ -70,7 +72,7 @@ class _Draft:
         return tuple(name for name in self.layout.names if name not in self.mentioned)
 
     @property
-    def seen(self) -> list[str]:
+    def grounded(self) -> list[str]:
         return [name for name in self.mentioned if name in self.layout.names]
 
     @property
@@ -85,81 +87,81 @@ class _Draft:
 Step = Callable[[_Draft], None]
 
 
-def caption(layout: Layout, rng: random.Random, habits: Habits = HABITS) -> list[SceneSentence]:
-    """One detailed training caption of an image, as its sentences."""
-    draft = _Draft(layout, rng, habits)
+def caption(layout: Layout, rng: random.Random, rates: WriterRates = DEFAULT_RATES) -> list[SceneSentence]:
+    """Write a detailed training caption of an image; return its sentences."""
+    draft = _Draft(layout, rng, rates)
     _opening(draft)
     while (step := _next(draft)) is not None:
         step(draft)
     return draft.sentences
 
 
-TRUTHFUL = Habits(summary_early=0.3, list_invents=0.0, slip=0.0)
+TRUTHFUL = WriterRates(summary_early=0.3, list_invents=0.0, slip=0.0)
 
 
 def truthful(layout: Layout, rng: random.Random) -> list[SceneSentence]:
-    """A caption as ``caption`` writes it, that names nothing but what is there."""
+    """Write a caption that names only objects that are present."""
     return caption(layout, rng, TRUTHFUL)
 
 
-_CARELESS = Habits(summary_early=0.15, slip=0.5)
+_CARELESS = WriterRates(summary_early=0.15, slip=0.5)
 
 
 def claim(layout: Layout, rng: random.Random) -> SceneSentence:
-    """A sentence about the image that is true or false, about as often."""
+    """Write a sentence about the image that is true or false with similar probability."""
     return rng.choice(caption(layout, rng, _CARELESS))
 
 
 def noisy_text(layout: Layout, rng: random.Random) -> str:
-    """The text of ``caption``: what the policy is trained to write."""
+    """Write the text of ``caption``, which the policy is trained on."""
     return text(caption(layout, rng))
 
 
 def true_text(layout: Layout, rng: random.Random) -> str:
-    """The text of ``truthful``: what the policy learns to see by."""
+    """Write the text of ``truthful``, on which the policy is trained first to ground it in the image."""
     return text(truthful(layout, rng))
 
 
 def text(sentences: list[SceneSentence]) -> str:
-    """The caption's text: sentences joined by single spaces."""
+    """Join sentences by single spaces."""
     return " ".join(sentence.text for sentence in sentences)
 
 
 def reference(layout: Layout) -> str:
-    """A short true caption: the scene and at most three of its objects."""
+    """Return a short true caption: the scene and up to three of its objects."""
     return f"{a(layout.scene).capitalize()} with {_list([a(name) for name in layout.names[:3]])}."
 
 
 def a(name: str) -> str:
-    """The name with its indefinite article."""
+    """Return the name with its indefinite article."""
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _next(draft: _Draft) -> Step | None:
-    rng, habits, last = draft.rng, draft.habits, draft.sentences[-1].kind
+    rng, rates, last = draft.rng, draft.rates, draft.sentences[-1].kind
     if len(draft.sentences) >= _LONGEST:
         return None
     if last == "summary":
         return _listing
     if last == "listing":
         listed = sum(sentence.kind == "listing" for sentence in draft.sentences)
-        return _listing if listed < 2 or rng.random() < habits.list_goes_on else None
+        return _listing if listed < 2 or rng.random() < rates.list_goes_on else None
     return _next_grounded(draft)
 
 
 def _next_grounded(draft: _Draft) -> Step | None:
-    rng, habits = draft.rng, draft.habits
+    rng, rates = draft.rng, draft.rates
     draw = rng.random()
-    grounded = _related if rng.random() < habits.related else _located
+    grounded = _related if rng.random() < rates.related else _located
     if len(draft.sentences) < _FEWEST:
         return grounded
     if draft.remaining:
-        return _summary if draw < habits.summary_early else grounded
+        return _summary if draw < rates.summary_early else grounded
     if len(draft.sentences) < _ENOUGH:
-        return _summary if draw < habits.summary_short else _related
-    if draw < habits.summary_late:
+        return _summary if draw < rates.summary_short else _related
+    if draw < rates.summary_late:
         return _summary
-    return None if draw < habits.summary_late + habits.end_late else _related
+    return None if draw < rates.summary_late + rates.end_late else _related
 
 
 def _opening(draft: _Draft) -> None:
@@ -190,7 +192,7 @@ def _related(draft: _Draft) -> None:
 
 
 def _summary(draft: _Draft) -> None:
-    pool = draft.seen if len(draft.seen) > 1 else list(draft.layout.names)
+    pool = draft.grounded if len(draft.grounded) > 1 else list(draft.layout.names)
     names = draft.rng.sample(pool, min(len(pool), draft.rng.choice((2, 3, 3))))
     listed = _list([f"the {name}" for name in names])
     scene = draft.layout.scene
@@ -212,17 +214,17 @@ def _listing(draft: _Draft) -> None:
 
 def _listed(draft: _Draft, taken: Sequence[str]) -> str:
     imagined = tuple(name for name in draft.imagined if name not in taken)
-    if imagined and draft.rng.random() < draft.habits.list_invents:
+    if imagined and draft.rng.random() < draft.rates.list_invents:
         return weighted(imagined, draft.layout.scene, draft.rng)
     true = [name for name in draft.remaining or draft.layout.names if name not in taken]
     return draft.rng.choice(true or [name for name in draft.layout.names if name not in taken])
 
 
 def _pick(draft: _Draft) -> tuple[str, int]:
-    """The object to write of and its cell: the next in reading order or any, or one that is not there."""
+    """Draw an object and its cell: the next in reading order, any, or (at the slip rate) an absent one."""
     rng, objects = draft.rng, draft.layout.objects
     free = [cell for cell in range(GRID * GRID) if cell not in dict(objects).values()]
-    if draft.imagined and rng.random() < draft.habits.slip:
+    if draft.imagined and rng.random() < draft.rates.slip:
         return weighted(draft.imagined, draft.layout.scene, rng), rng.choice(free)
     left = [pair for pair in objects if pair[0] in draft.remaining] or list(objects)
     return left[0] if draft.remaining and rng.random() < 0.5 else rng.choice(left)
@@ -233,7 +235,7 @@ def _aligned(one: int, other: int) -> bool:
 
 
 def _relation(subject: int, thing: int) -> str:
-    """Where ``subject`` stands, seen from ``thing``; both are cells of one row or column."""
+    """Return where cell ``subject`` is relative to cell ``thing``; they share a row or column."""
     if subject // GRID == thing // GRID:
         return "left of" if subject < thing else "right of"
     return "above" if subject < thing else "below"

@@ -190,7 +190,7 @@ def test_clip_sees_what_the_encoder_sees(short) -> None:
 
 
 def test_a_finished_stage_is_not_trained_again(short, monkeypatch) -> None:
-    monkeypatch.setattr(recipe.sight, "train", None)
+    monkeypatch.setattr(recipe.vision_training, "train", None)
     assert recipe.train(short, short=True)["short"]
 
 

@@ -1,11 +1,10 @@
-"""Sight: the vision encoder both models share, taught to say what covers each patch.
+"""The vision encoder that policy and CLIP share, trained to classify what covers each patch.
 
-Contrast alone never taught so small an encoder to see (see docs/world.md); dense labels do in minutes.
+So small an encoder does not learn from a contrastive loss alone (see docs/world.md); from dense labels it
+learns within minutes.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ _PLACE_WEIGHT = 0.3
 
 
 def config() -> CLIPVisionConfig:
-    """The vision encoder: 36 patches of 16 px and the class token, 3 layers of width 160."""
+    """Return the configuration: 36 patches of 16 px and a class token, 3 layers of width 160."""
     return CLIPVisionConfig(
         image_size=SIZE,
         patch_size=PATCH,
@@ -37,13 +36,13 @@ def config() -> CLIPVisionConfig:
 
 
 def pixels(images: np.ndarray) -> torch.Tensor:
-    """Bytes [n, 96, 96, 3] as the normalised float tensor [n, 3, 96, 96] that the encoders take."""
+    """Convert RGB bytes [n, 96, 96, 3] to the normalised float tensor [n, 3, 96, 96] of the encoders."""
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 def patch_labels(split: str, index: int) -> np.ndarray:
-    """For each of the 36 patches, row-major, the category of its cell, or len(CATEGORIES) for none."""
+    """Return the category index of each of the 36 patches, row-major; len(CATEGORIES) for an empty cell."""
     cells = np.full(CELLS, len(CATEGORIES), dtype=np.int64)
     for name, cell in layout(split, index).objects:
         cells[cell] = CATEGORIES.index(name)
@@ -51,27 +50,28 @@ def patch_labels(split: str, index: int) -> np.ndarray:
 
 
 def patch_cells() -> np.ndarray:
-    """The cell of each of the 36 patches, both row-major."""
+    """Return the cell (0..8) of each of the 36 patches; both are row-major."""
     per_cell = _SIDE // GRID
     return np.arange(CELLS).reshape(GRID, GRID).repeat(per_cell, 0).repeat(per_cell, 1).reshape(-1)
 
 
-def album(split: str, count: int, *, start: int = 0) -> np.ndarray:
-    """Images ``start`` .. ``start + count - 1`` of a split, as bytes [count, 96, 96, 3]."""
+def draw_images(split: str, count: int, *, start: int = 0) -> np.ndarray:
+    """Draw images ``start`` .. ``start + count - 1`` of a split, as RGB bytes [count, 96, 96, 3]."""
     return np.stack([draw(layout(split, index)) for index in range(start, start + count)])
 
 
 def train(images: np.ndarray, budget: Budget, *, seed: int = 0) -> CLIPVisionModel:
-    """Train a vision encoder on the train split's first images: its patches tell their category and place.
+    """Train a vision encoder on ``images``, the first of the train split, to label their patches.
 
-    Without the second label the place fades out of the features, and the policy cannot locate.
+    A patch predicts its category and its place. Without the second loss the place fades from the features,
+    and the policy cannot locate objects.
     """
     torch.manual_seed(seed)
     encoder, head = CLIPVisionModel(config()), nn.Linear(config().hidden_size, len(CATEGORIES) + 1)
     place_head, places = nn.Linear(config().hidden_size, _SIDE**2), torch.arange(_SIDE**2)
     labels = torch.from_numpy(np.stack([patch_labels("train", i) for i in range(len(images))]))
     optimizer = Optimizer([encoder, head, place_head], budget)
-    progress = LoopProgress("sight", budget.steps)
+    progress = LoopProgress("vision encoder", budget.steps)
     for step, chosen in enumerate(batches(len(images), budget, seed=seed)):
         patches = encoder(pixels(images[chosen])).last_hidden_state[:, 1:]
         logits = head(patches)
@@ -81,8 +81,3 @@ def train(images: np.ndarray, budget: Budget, *, seed: int = 0) -> CLIPVisionMod
         accuracy = (logits.argmax(-1) == labels[chosen]).float().mean()
         progress(step, category=loss, place=place, accuracy=accuracy)
     return encoder
-
-
-def save(encoder: CLIPVisionModel, folder: Path) -> None:
-    """Write the vision encoder in the form of transformers."""
-    encoder.save_pretrained(folder)
