@@ -1,4 +1,4 @@
-"""A headless Chromium, where there is one (Debian's packages chromium and chromium-driver)."""
+"""A headless Chromium, if installed (Debian's packages chromium and chromium-driver)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")  # while it is open, nothing else can run an event loop in this thread
 def browser() -> Iterator[Browser]:
-    """The one browser of a file of tests; skips where none is installed."""
+    """Give one browser per test file; skip if none is installed."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         pytest.skip("needs chromium")
@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def page_of(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
-    """The page at ``url``; fails if its script or its security policy complains of anything."""
+    """Open the page at ``url``; fail if its script or its security policy reports an error."""
     page = browser.new_page(**options)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))

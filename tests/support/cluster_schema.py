@@ -1,4 +1,4 @@
-"""Strict schemas of what ray's own does not look into: provider fields, and KubeRay's manifests."""
+"""Strict schemas for what Ray's own schema does not check: provider fields and KubeRay's manifests."""
 
 from __future__ import annotations
 

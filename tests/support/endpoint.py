@@ -1,4 +1,4 @@
-"""An endpoint's requests, and the application in this process over fakes: no Ray, no torch at work."""
+"""Requests to an endpoint, and the HTTP application in this process over fakes, without Ray or torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPT = "Describe the secret image."
 
 
 def png(shade: int = 0) -> bytes:
-    """The file of a small image."""
+    """Return the bytes of a small image file."""
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -37,27 +37,27 @@ def data_url(data: bytes) -> str:
 
 
 def body(data: bytes | str, prompt: str = PROMPT, **fields: Any) -> dict[str, Any]:
-    """A chat request about an image's file, or what a URL leads to."""
+    """Return a chat request about an image, given as bytes or as a URL."""
     url = data if isinstance(data, str) else data_url(data)
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": prompt}]
     return {"model": "policy+search", "messages": [{"role": "user", "content": parts}], **fields}
 
 
 def chunks(text: str) -> list[dict[str, Any]]:
-    """The chunks of a stream that ended as it should."""
+    """Return the chunks of a stream, checking that it ended with [DONE]."""
     lines = [line for line in text.split("\n\n") if line]
     assert lines[-1] == "data: [DONE]", lines[-1]
     return [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
 
 
 def said(stream: Sequence[dict[str, Any]], index: int = 0) -> str:
-    """The text of a caption from the chunks of a stream."""
+    """Return the text of a caption from the chunks of a stream."""
     choices = [choice for chunk in stream for choice in chunk["choices"] if choice["index"] == index]
     return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 class LocalScorer:
-    """A scorer at hand, asked as if it were far away."""
+    """A local scorer behind the interface of the remote one."""
 
     def __init__(self, scorer: Any = None) -> None:
         self.scorer = scorer or FakeScorer()
@@ -68,7 +68,7 @@ class LocalScorer:
 
 
 class Local:
-    """The application over ``policy``, and a client of it."""
+    """Start the application over ``policy`` and give a client of it."""
 
     def __init__(self, policy: Any = None, scorer: Any = None, **settings: Any) -> None:
         scorers: Any = {"reward": scorer or LocalScorer()}
@@ -89,7 +89,7 @@ class Local:
             yield event
 
     def chat(self, data: dict[str, Any], **more: Any) -> Any:
-        """The response to a chat request."""
+        """Send a chat request and return the response."""
         return self.client.post("/v1/chat/completions", json=data, **more)
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Local:
 
 
 def decoded(data: bytes) -> DecodedImage:
-    """The image as the endpoint reads it."""
+    """Return the image as the endpoint decodes it."""
     return decode(data, id="image", uri="the image")
 
 

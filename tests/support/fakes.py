@@ -1,4 +1,4 @@
-"""A policy and a scorer of plain arithmetic: deterministic, no torch, quick enough for hypothesis."""
+"""Arithmetic fakes of policy and scorer: deterministic, without torch, fast enough for hypothesis."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS = ("cat", "dog", "cup", "chair", "clock", "bench", "kite", "sheep")
 
 
 def draw(*parts: object) -> int:
-    """A number that depends on the parts alone."""
+    """Return a number that depends on ``parts`` alone."""
     return zlib.crc32(repr(parts).encode())
 
 
@@ -26,10 +26,10 @@ def request(image_id: str = "1", *, prompt: str = "Describe.", seed: int = 0) ->
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread or process does; fail after a minute."""
+    """Wait until the condition holds, which another thread or process brings about; fail after a minute."""
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "the condition did not hold within a minute"
         time.sleep(0.002)
 
 
@@ -75,7 +75,7 @@ class FakePolicy:
         return number
 
     def step(self) -> dict[int, list[list[Candidate]]]:
-        """All that was submitted, what is alike by one call of ``propose``."""
+        """Complete all submissions, equal ones in one call of ``propose``."""
         done: dict[int, list[list[Candidate]]] = {}
         submitted, self.submitted = self.submitted, {}
         for kind in dict.fromkeys(one[1:] for one in submitted.values()):
@@ -128,7 +128,7 @@ class FakePolicy:
 
 @dataclass
 class FakeScorer:
-    """A score in [0, 1) from the sentence and the image, or whatever ``rule`` says."""
+    """Scores in [0, 1) that depend on sentence and image, or are given by ``rule``."""
 
     rule: Callable[[Question, int], float] | None = None
     questions: list[Question] = field(default_factory=list)

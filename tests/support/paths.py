@@ -1,4 +1,4 @@
-"""Where the tests find the repository, and the shared data beside it (absent outside this project's CI)."""
+"""Paths of the repository and of the shared data next to it (absent outside the project's CI)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An ASGI application on a real port of this machine."""
+"""An ASGI application on a real local port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
-    """The address at which ``app`` is served, by a thread of this process."""
+    """Serve ``app`` in a thread of this process; give its address."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -27,37 +27,37 @@ from visvm.search import METHODS, SearchConfig, make_search
 from visvm.value import ValueScorer
 from visvm.world import coco_export
 
-SMALL = {"num_cpus": 0.01}  # others in the session need the CPUs that Ray thinks there are
+SMALL = {"num_cpus": 0.01}  # leaves the CPUs that Ray counts to other tests
 
 
 @dataclass
 class Endpoint:
-    """Where it listens, and the images' files."""
+    """The address of the endpoint, and the image files."""
 
     url: str
     files: list[Path]
 
     def chat(self, data: dict[str, Any]) -> httpx2.Response:
-        """The response to a chat request."""
+        """Send a chat request and return the response."""
         return httpx2.post(f"{self.url}/v1/chat/completions", json=data, timeout=300)
 
     def handle(self, deployment: str) -> Any:
         return serve.get_deployment_handle(deployment, NAME)
 
     def replicas(self, deployment: str) -> list[Any]:
-        """The actors of a deployment's replicas."""
+        """Return the actors of the replicas of a deployment."""
         names = ray.util.list_named_actors(all_namespaces=True)
         start = f"SERVE_REPLICA::{NAME}#{deployment}#"
         return [ray.get_actor(**one) for one in names if one["name"].startswith(start)]
 
     def kill(self, deployment: str) -> None:
-        """End the process of one replica, as the kernel would that is out of memory."""
+        """Kill the process of one replica, as the kernel does when memory runs out."""
         pid = ray.get(self.replicas(deployment)[0].__ray_call__.remote(lambda _: os.getpid()))
         os.kill(pid, signal.SIGKILL)
 
 
 def start(folder: Path) -> Iterator[Endpoint]:
-    """An endpoint with two value replicas, until the session ends."""
+    """Run an endpoint with two value replicas until the session ends."""
     coco_export.make(folder / "images", split="test", count=12)
     config = load(ServeConfig, port=free_port(), **scales())
     start_serve(config)
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Case:
-    """A request to send, and how else to get its caption."""
+    """A request: its image file, prompt, search method and seed, and whether to stream."""
 
     file: Path
     prompt: str
@@ -99,7 +99,7 @@ class Case:
 
 
 def local_captions(cases: Sequence[Case]) -> list[str]:
-    """Each case's caption, written in this process, alone and without Serve."""
+    """Return the caption of each case, written alone in this process, without Serve."""
     policy = SharedPrefixPolicy.from_pretrained(str(WORLD / "policy"))
     scorers: dict[str, Any] = {
         "none": None,

@@ -45,7 +45,7 @@ VISION_SIZE: dict[str, Any] = dict(
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a processor cuts images: a tile's side, the grids of tiles, the most pixels (Qwen)."""
+    """Image settings of a processor: side of a tile, grids of tiles, largest number of pixels (Qwen)."""
 
     side: int
     grids: tuple[tuple[int, int], ...]
@@ -64,7 +64,7 @@ QWEN_SPECIAL = ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
 
 
 def tokenizer(image_token: str = "<image>") -> tf.PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 320 tokens."""
+    """Return a byte-level BPE tokenizer of about 320 tokens."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -86,7 +86,7 @@ def tokenizer(image_token: str = "<image>") -> tf.PreTrainedTokenizerFast:
 
 
 def save(name: str, folder: Path, *, seed: int = 0, geometry: Geometry = SMALL) -> Path:
-    """Write a random model of family ``name`` to ``folder``: what ``from_pretrained`` reads."""
+    """Write a random model of family ``name`` to ``folder`` for ``from_pretrained``."""
     tok = tokenizer("<|image_pad|>" if name.startswith("qwen") else "<image>")
     torch.manual_seed(seed)
     make = _qwen if name.startswith("qwen") else _llava
@@ -100,7 +100,7 @@ def save(name: str, folder: Path, *, seed: int = 0, geometry: Geometry = SMALL) 
 
 
 def image(index: int = 0, *, width: int = 40, height: int = 30) -> DecodedImage:
-    """An image of noise, different for each index."""
+    """Return an image of noise, different for each index."""
     pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return DecodedImage(
         str(index), f"noise:{index}", f"hash{index}-{width}x{height}", Image.fromarray(pixels)

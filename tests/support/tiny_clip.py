@@ -1,4 +1,4 @@
-"""A random CLIP of 60 thousand weights as the directory that open_clip loads."""
+"""A random CLIP with 60 thousand weights, saved as a directory for open_clip."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def _config(num_words: int) -> dict[str, object]:
 
 
 def _save_tokenizer(folder: Path) -> int:
-    # The end token has the highest id: CLIP's text scheduler reads its feature at argmax(ids).
+    # The end token has the highest id: CLIP's text encoder reads its feature at argmax(ids).
     words = ["<pad>", "<unk>", *LETTERS, "<start>", "<end>"]
     ids = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))

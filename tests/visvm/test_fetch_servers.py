@@ -1,4 +1,4 @@
-"""Images from servers: which are connected to, what they may answer."""
+"""Images from servers: which ones are contacted, and which responses are accepted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOMB = zlib.compress(b"0" * 10**6)
 
 @asynccontextmanager
 async def server(answer: bytes, *, rest: bytes = b"", pause: float = 0.0) -> AsyncIterator[tuple[int, list]]:
-    """A loopback server: it sends ``answer``, then ``rest`` again and again; its port and its requests."""
+    """Start a loopback server that sends ``answer``, then ``rest`` forever; give its port and requests."""
     asked: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,7 +41,7 @@ async def server(answer: bytes, *, rest: bytes = b"", pause: float = 0.0) -> Asy
 
 
 def from_server(answer: bytes, *, rest: bytes = b"", pause: float = 0.0, **limits: Any) -> tuple[bytes, list]:
-    """What ``fetch`` gives of a server's answer, with loopback allowed."""
+    """Fetch the response of a loopback server."""
 
     async def both() -> tuple[bytes, list]:
         async with server(answer, rest=rest, pause=pause) as (port, asked):
@@ -56,10 +56,10 @@ def answer(body: bytes = b"", *, status: str = "200 OK", headers: str = "") -> b
 
 
 @pytest.mark.parametrize("hosts", ["localhost", "127.0.0.1", "rebind.test"])
-def test_an_allowed_host_at_a_private_address_is_never_connected_to(
+def test_an_allowed_host_at_a_private_address_is_refused_before_connecting(
     hosts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The name is allowed, a server listens there, and it is not asked, whatever a look-up before said."""
+    """The name is allowed and a server listens, but it is never contacted, whatever DNS said before."""
     answers = iter(["93.184.215.14"] + ["127.0.0.1"] * 9)  # for whoever checks, then connects
     real = socket.getaddrinfo
 
@@ -109,7 +109,7 @@ def test_one_public_address_among_private_ones_is_the_only_one_tried(monkeypatch
 # what an allowed server may answer
 
 
-def test_an_allowed_server_is_asked_by_name_and_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_names_the_host_and_sends_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     data, asked = from_server(answer(png(), headers="Set-Cookie: a=b\r\n"))
@@ -154,7 +154,7 @@ def test_redirects_are_not_followed(status: str) -> None:
         (b"", "cannot be reached", 400),
     ],
 )
-def test_a_bad_answer_is_refused(said: bytes, reason: str, status: int) -> None:
+def test_a_bad_response_is_refused(said: bytes, reason: str, status: int) -> None:
     with pytest.raises(FetchError, match=reason) as caught:
         from_server(said, max_bytes=5000)
     assert caught.value.status == status
@@ -166,6 +166,6 @@ def test_an_endless_body_ends_at_the_limit() -> None:
 
 
 @pytest.mark.parametrize("said", [answer(), b"HTTP/1.1 200 OK\r\nX: "])
-def test_a_slow_server_is_left(said: bytes) -> None:
+def test_a_slow_server_times_out(said: bytes) -> None:
     with pytest.raises(FetchError, match=r"did not send the image in 0\.2 seconds"):
         from_server(said, rest=b"0", pause=0.02, seconds=0.2)

@@ -1,4 +1,4 @@
-"""Prompts: nine of LLaVA's, drawn evenly and the same everywhere."""
+"""Prompts: nine of LLaVA's, drawn uniformly and reproducibly."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ def test_there_are_nine_different_prompts():
     assert len(set(DETAIL_PROMPTS)) == 9
 
 
-def test_the_draw_is_fixed_for_good():
+def test_the_drawn_prompts_never_change():
     drawn = [prompt_for(image_id, 7) for image_id in ("139", "285", "a.jpg")]
     assert drawn == [
         "Explain the visual content of the image in great detail.",

@@ -1,4 +1,4 @@
-"""The CLIP reward equals the plain computation, one image and one sentence at a time."""
+"""The CLIP reward equals the direct computation, one image and one sentence at a time."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_scores_equal_the_plain_computation(folder: Path) -> None:
     assert scorer.score([]) == []
 
 
-def test_a_image_and_a_sentence_are_embedded_once(folder: Path) -> None:
+def test_images_and_sentences_are_embedded_once(folder: Path) -> None:
     scorer = ClipScorer.from_pretrained(str(folder))
     seen: list[object] = []
     preprocess, tokenizer = scorer.preprocess, scorer.tokenizer
@@ -62,7 +62,7 @@ def test_a_image_and_a_sentence_are_embedded_once(folder: Path) -> None:
     assert seen == ["image", "A red car.", "a cat", SENTENCES[3]]
 
 
-def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
+def test_the_cache_evicts_the_least_recently_used() -> None:
     cache, asked = EmbeddingCache(2), []
 
     def embed(keys: list[str]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a chat request asks for, what is refused, and the shape of what is answered."""
+"""Chat requests: how they are read, which are refused, and the format of responses."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def spec(data: dict[str, Any], **limits: int) -> CaptionSpec:
     return read_spec(ChatRequest(**data), ChatLimits(**limits), METHODS)
 
 
-def test_a_plain_request_is_a_search_with_the_servers_defaults() -> None:
+def test_a_request_without_options_gets_the_default_search() -> None:
     one = spec(body("What is", "this?", user="me", store=False, top_p=1, tools=None))
     assert (one.url, one.prompt, one.method) == (IMAGE["image_url"]["url"], "What is\nthis?", "prm")
     assert (one.seeds, one.max_tokens, one.trace) == ((0,), 512, False)
@@ -53,7 +53,7 @@ def test_the_policy_alone_is_greedy_or_samples_by_temperature() -> None:
     assert search_of(sampled).temperature == 0.4
 
 
-def test_options_of_the_search_and_the_limits_that_cut_them() -> None:
+def test_search_options_are_read_and_limited() -> None:
     options = {"method": "mcts", "step_size": 2, "temperatures": [0.5], "max_sentences": 99, "trace": True}
     one = spec(body("?", visvm=options, max_tokens=2000, max_completion_tokens=30), max_sentences=9)
     assert (one.method, one.search.step_size, one.search.max_sentences, one.trace) == ("mcts", 2, 9, True)
@@ -106,7 +106,7 @@ def test_a_long_prompt_is_refused_and_not_repeated() -> None:
         {"visvm": {"exploration": float("nan")}},
     ],
 )
-def test_what_cannot_be_read_names_its_field_alone(fields: dict[str, Any]) -> None:
+def test_an_invalid_field_is_named_and_its_value_not_repeated(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError) as caught:
         ChatRequest(**(body() | fields))
     error = invalid(caught.value.errors())
@@ -119,7 +119,7 @@ def written(one: CaptionSpec) -> CaptionResult:
     return CaptionResult.of(0, caption, trace=True)
 
 
-def test_a_completion_has_openais_fields_and_the_trace_if_asked() -> None:
+def test_a_completion_has_openais_fields_and_the_trace_on_request() -> None:
     one = written(spec(body("?")))
     plain = Reply("policy+search").completion([one, one], trace=False)
     assert plain["object"] == "chat.completion" and plain["id"].startswith("chatcmpl-")
@@ -159,7 +159,7 @@ def test_a_stream_adds_up_to_the_completion() -> None:
     assert len({(chunk["id"], chunk["created"]) for chunk in read}) == 1
 
 
-def test_models_name_the_methods_that_are_served_the_default_first() -> None:
+def test_models_list_the_served_methods_the_default_first() -> None:
     assert METHODS[0] == "prm" and "visvm" not in METHODS
     assert served_methods(["none", "reward", "value"])[0] == "visvm"
     assert served_methods(["none"]) == ["greedy", "sample"]

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: images are the unit, ratios are ratios of sums, the seed decides."""
+"""Bootstrap intervals: images are the unit, ratios are ratios of sums, the seed fixes the draw."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ def totals(counts, *, num_resamples=4000, seed=0):
     return bootstrap.resample(np.asarray(counts, float), num_resamples=num_resamples, seed=seed)
 
 
-def test_totals_are_of_as_many_images():
+def test_each_resample_has_as_many_images():
     assert set(totals(np.ones((7, 1)))[:, 0]) == {7.0}
 
 
-def test_the_seed_decides_and_the_columns_share_the_draw():
+def test_the_seed_fixes_the_draw_and_all_columns_share_it():
     counts = np.arange(20.0).reshape(10, 2)
     assert (totals(counts) == totals(counts)).all()
     assert (totals(counts) != totals(counts, seed=1)).any()
@@ -29,7 +29,7 @@ def test_the_interval_of_a_mean_is_the_normal_one():
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
 
-def test_the_interval_covers_as_often_as_it_says():
+def test_the_interval_has_the_stated_coverage():
     generator = np.random.default_rng(2)
     hits = 0
     for seed in range(300):
@@ -40,19 +40,19 @@ def test_the_interval_covers_as_often_as_it_says():
 
 
 def test_images_are_the_unit():
-    """Ten equal captions of an image tell no more than one."""
+    """Ten equal captions of an image carry no more information than one."""
     values = np.random.default_rng(3).normal(size=(50, 1))
     one, ten = (bootstrap.interval(totals(k * values) / (50 * k)) for k in (1, 10))
     assert np.allclose(one, ten)
 
 
-def test_ratios_are_of_sums_and_nothing_out_of_nothing_is_0():
+def test_ratios_are_of_sums_and_zero_by_zero_is_0():
     counts = np.array([[1.0, 10.0, 0.0], [1.0, 2.0, 0.0]])
     assert bootstrap.ratios(counts.sum(axis=0), [0, 0], [1, 2]).tolist() == [2 / 12, 0.0]
     assert bootstrap.ratios(counts, [0], [1]).tolist() == [[0.1], [0.5]]
 
 
-def test_a_paired_interval_is_narrower_than_the_two():
+def test_a_paired_interval_is_narrower_than_the_unpaired_ones():
     generator = np.random.default_rng(4)
     a = generator.normal(size=(200, 1))
     b = a + generator.normal(0.1, 0.1, size=(200, 1))

@@ -1,4 +1,4 @@
-"""CHAIR: equal to the published program on its golden cases, and on small cases of our own."""
+"""CHAIR: equal to the published program on golden cases, and as expected on small ones."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_truth_is_what_instances_and_captions_name(tmp_path: Path) -> None:
     assert truth == {"7": {"dog", "cat"}, "8": frozenset()}
 
 
-def test_a_image_goes_by_its_file_name_too(tmp_path: Path) -> None:
+def test_an_image_is_also_found_by_its_file_name(tmp_path: Path) -> None:
     assert read_truth(annotations(tmp_path), ["photos/COCO_7"]) == {"COCO_7": {"dog", "cat"}}
 
 

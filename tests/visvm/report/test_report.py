@@ -42,25 +42,25 @@ def test_columns_line_up() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
-def test_differences_are_points_and_counts_are_counts() -> None:
+def test_differences_are_percentage_points_or_counts() -> None:
     text = paired_table([PAIRED, PAIRED | {"metric": "num_words", "difference": 0.5, "ci": [0.0, 1.0]}])
     assert len(text.splitlines()) == 3
     assert "-6.2 [-10.0, -2.0]" in text
     assert "+0.5 [+0.0, +1.0]" in text
 
 
-def test_what_is_not_known_is_a_dash() -> None:
+def test_an_unknown_number_is_a_dash() -> None:
     assert results_table([ROW | {"num_value_calls": None}]).splitlines()[-1].split()[-2] == "-"
 
 
-def test_a_plot_is_an_svg_and_always_the_same() -> None:
+def test_equal_plots_give_equal_svg() -> None:
     plot = Plot("Loss", "step", "loss", [Series("a", [1, 2], [3.0, 2.0], low=[2, 1], high=[4, 3])])
     assert to_svg(plot).startswith("<svg")
     assert to_svg(plot) == to_svg(plot)
     assert "Loss" in to_svg(plot)
 
 
-def test_the_page_shows_choices_and_marks_what_is_not_there(tmp_path: Path) -> None:
+def test_the_page_shows_choices_and_marks_hallucinations(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
     step = {"candidates": [candidate(" A dog.", 0.25), candidate(" A <b>cat</b>.", 0.5, reason="stop")]}
     row = {"sentences": [" A dog."], "trace": [step | {"choice": 0}]}

@@ -1,4 +1,4 @@
-"""Many captions in flight: nobody waits for others without need, and nobody notices them."""
+"""Concurrent captions: none waits for another without need, and none affects another."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 2**20
 
 @dataclass
 class SlowPolicy(FakePolicy):
-    """A candidate takes as many steps as it has tokens."""
+    """A fake policy whose candidates take as many steps as they have tokens."""
 
     clock: int = 0
     due: dict[int, tuple[int, Any]] = field(default_factory=dict)
@@ -37,8 +37,8 @@ class SlowPolicy(FakePolicy):
         return {number: self.due.pop(number)[1] for number in done}
 
 
-def test_a_free_place_is_taken_at_once_and_no_caption_waits_for_another() -> None:
-    """Greedy captions in three places: each starts when the first is free, and takes just its own tokens."""
+def test_a_free_slot_is_filled_at_once_and_no_caption_waits_for_another() -> None:
+    """With three slots, each greedy caption starts when a slot is free and takes only its own tokens."""
     policy = SlowPolicy(num_free=3)
     times: list[tuple[int, int, int]] = []
 
@@ -61,7 +61,7 @@ def test_a_free_place_is_taken_at_once_and_no_caption_waits_for_another() -> Non
     assert starts[3:] == ends[:-3]
 
 
-def test_questions_of_several_captions_are_asked_together() -> None:
+def test_questions_of_several_captions_share_a_call() -> None:
     policy, scorer = SlowPolicy(), FakeScorer()
     captions = Stepwise()(policy, scorer, [request(str(i)) for i in range(40)])
     sentences = sum(len(caption.sentences) for caption in captions)
@@ -69,7 +69,7 @@ def test_questions_of_several_captions_are_asked_together() -> None:
     assert len(scorer.questions) == sentences
 
 
-def test_results_do_not_depend_on_how_many_are_in_flight() -> None:
+def test_results_do_not_depend_on_the_number_of_slots() -> None:
     requests = [request(str(i)) for i in range(12)]
 
     def content(search: Any, policy: FakePolicy) -> list[tuple]:
@@ -99,7 +99,7 @@ def folder(request: Any, tmp_path_factory: Any) -> str:
 
 
 def eight() -> list[Request]:
-    """One prompt, images of four shapes, so prefixes of different lengths."""
+    """Return requests with one prompt and images of four shapes, so that prefixes differ in length."""
     shapes = [(40, 30), (30, 60), (64, 64), (30, 30)]
     return [
         Request(tiny.image(i, width=shapes[i % 4][0], height=shapes[i % 4][1]), "Describe the image.")

@@ -1,4 +1,4 @@
-"""Captions that come and go at any time: the same as from a list, each alone at fault, each free at once."""
+"""Tasks that arrive and are cancelled at any time: equal results, isolated errors, slots freed at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from visvm.search.scheduler_thread import EngineFailed, SchedulerThread
 
 
 class Airline:
-    """Flights of a live scheduler, answered by a scorer in the scheduler's thread."""
+    """Tasks of a scheduler thread, whose questions a scorer answers in that thread."""
 
     def __init__(self, policy: Any, score: Callable[[list[Question]], list[list[float]]]) -> None:
         self.live, self.score = SchedulerThread(policy), score
@@ -68,7 +68,7 @@ def content(caption: Caption) -> tuple:
     return caption.request, caption.method, caption.text, caption.values, caption.trace
 
 
-def test_captions_of_mixed_searches_are_those_of_a_list(airline: Any) -> None:
+def test_mixed_searches_give_the_captions_of_a_batch(airline: Any) -> None:
     searches = [Stepwise(), BestOfN(), Decode(), Stepwise(step_size=2)]
     requests = [request(str(i % 5), seed=i) for i in range(24)]
     line = airline(SlowPolicy(num_free=3))
@@ -104,7 +104,7 @@ def test_a_streamed_greedy_caption_is_the_same_sentence_by_sentence(airline: Any
         assert max(len(own) for own in told) > 1
 
 
-def test_an_error_of_one_is_no_error_of_another(airline: Any) -> None:
+def test_an_error_affects_only_its_own_task(airline: Any) -> None:
     def score(questions: list[Question]) -> list[list[float]]:
         if questions[0].image.id == "nan":
             return [[float("nan")] * len(one.sentences) for one in questions]
@@ -146,7 +146,7 @@ def test_a_dead_engine_fails_every_task(airline: Any) -> None:
         line.live.check(60)
 
 
-def test_a_stuck_engine_is_noticed_and_an_idle_one_is_not_stuck(airline: Any) -> None:
+def test_a_stuck_engine_is_told_from_an_idle_one(airline: Any) -> None:
     class Stuck(FakePolicy):
         is_stuck = True
 
@@ -174,14 +174,14 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> SharedPrefixPolicy:
 
 
 def free(policy: SharedPrefixPolicy) -> bool:
-    """Whether nothing is written and no image open."""
+    """Whether nothing is being decoded and no image is open."""
     decoder = policy.decoder
     return not (decoder.proposals or decoder.live or decoder.waiting or len(decoder.rows)) and (
         policy.engine.images.num_used == 0
     )
 
 
-def test_rows_and_image_of_one_given_up_are_free_at_once(airline: Any, policy: SharedPrefixPolicy) -> None:
+def test_a_cancelled_task_frees_its_rows_and_image_at_once(airline: Any, policy: SharedPrefixPolicy) -> None:
     line = airline(policy)
     requests = [Request(tiny.image(i), "Describe it.") for i in range(6)]
     tasks = [line.book(one, Decode(temperature=1.0))[0] for one in requests]
@@ -195,7 +195,7 @@ def test_rows_and_image_of_one_given_up_are_free_at_once(airline: Any, policy: S
     until(lambda: free(policy))
 
 
-def test_a_tree_given_up_is_gone_without_the_garbage_collector(airline: Any) -> None:
+def test_a_cancelled_tree_is_freed_without_the_garbage_collector(airline: Any) -> None:
     opened: list[Any] = []
 
     class Watched(FakePolicy):
@@ -222,7 +222,7 @@ def test_a_tree_given_up_is_gone_without_the_garbage_collector(airline: Any) -> 
         line.live.close()
 
 
-def test_one_given_up_while_it_waits_for_scores_leaves_nothing(
+def test_a_task_cancelled_while_it_waits_for_scores_leaves_nothing(
     airline: Any, policy: SharedPrefixPolicy
 ) -> None:
     asked: list[Any] = []
@@ -242,7 +242,7 @@ def test_one_given_up_while_it_waits_for_scores_leaves_nothing(
     assert not future.done()
 
 
-def test_a_request_bounds_its_own_tokens_and_not_the_draws(policy: SharedPrefixPolicy) -> None:
+def test_max_tokens_of_a_request_does_not_change_the_draws(policy: SharedPrefixPolicy) -> None:
     search = Decode(name="sample", temperature=1.0)
     one = Request(tiny.image(4), "Describe it.", 3)
     [long] = search(policy, None, [one])

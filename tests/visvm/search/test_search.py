@@ -1,4 +1,4 @@
-"""What holds for every search, by arithmetic fakes of the policy and the scorer."""
+"""Properties of every search, tested with arithmetic fakes of policy and scorer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def content(caption: Caption) -> tuple:
     return caption.text, caption.sentences, caption.values, caption.finish_reason, caption.trace
 
 
-def test_the_fakes_are_what_the_searches_take() -> None:
+def test_the_fakes_implement_the_protocols() -> None:
     assert isinstance(FakePolicy(), Policy)
     assert isinstance(FakeScorer(), Scorer)
     search: Search = Decode()
@@ -36,7 +36,7 @@ def test_the_fakes_are_what_the_searches_take() -> None:
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_captions_are_whole_and_named(method: str) -> None:
+def test_captions_are_complete_and_name_their_method(method: str) -> None:
     for caption in run(method):
         assert caption.method == method
         assert caption.text == "".join(caption.sentences) != ""
@@ -62,7 +62,7 @@ def test_no_requests_give_no_captions(method: str) -> None:
 
 @pytest.mark.parametrize("method", ALL)
 @pytest.mark.parametrize("limit", [1, 2])
-def test_max_sentences_cuts(method: str, limit: int) -> None:
+def test_max_sentences_limits_a_caption(method: str, limit: int) -> None:
     captions = run(method, policy=FakePolicy(end_one_in=1000), max_sentences=limit)
     assert [len(caption.sentences) for caption in captions] == [limit] * 3
     assert {caption.finish_reason for caption in captions} == {"length"}
@@ -70,7 +70,7 @@ def test_max_sentences_cuts(method: str, limit: int) -> None:
 
 @pytest.mark.parametrize("method", SCORED)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_score_that_is_no_number_stops_the_search(method: str, bad: float) -> None:
+def test_a_score_that_is_not_finite_stops_the_search(method: str, bad: float) -> None:
     search = make_search(method, SearchConfig())
     with pytest.raises(FloatingPointError, match="finite"):
         search(FakePolicy(), FakeScorer(lambda question, i: bad), [request()])
@@ -117,7 +117,7 @@ def test_nothing_is_scored_twice(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ALL)
-def test_every_sampled_token_is_billed(method: str) -> None:
+def test_every_sampled_token_is_counted(method: str) -> None:
     policy = FakePolicy()
     sampled: list[int] = []
     propose = policy.propose
@@ -132,14 +132,14 @@ def test_every_sampled_token_is_billed(method: str) -> None:
     assert sum(caption.cost.num_generated_tokens for caption in captions) == sum(sampled) > 0
 
 
-def test_greedy_asks_no_values() -> None:
+def test_greedy_calls_no_scorer() -> None:
     scorer = FakeScorer()
     [caption] = Decode()(FakePolicy(), scorer, [request()])
     assert scorer.num_calls == caption.cost.num_value_calls == 0
     assert caption.trace == caption.values == ()
 
 
-def test_greedy_sentence_by_sentence_is_greedy_at_once() -> None:
+def test_greedy_by_sentences_equals_greedy_in_one_piece() -> None:
     requests = [request(str(i)) for i in range(10)]
     whole = Decode()(FakePolicy(), None, requests)
     steps = Stepwise(temperatures=())(FakePolicy(), FakeScorer(), requests)
@@ -157,7 +157,7 @@ def test_a_turn_is_one_call_for_all_live_captions() -> None:
 
 
 @pytest.mark.parametrize("step_size", [1, 2, 16])
-def test_step_size_is_samples_a_temperature(step_size: int) -> None:
+def test_step_size_is_the_number_of_samples_per_temperature(step_size: int) -> None:
     [caption] = run("prm", seeds=1, step_size=step_size)
     temperatures = [candidate.temperature for candidate in caption.trace[0].candidates]
     assert temperatures == [0.0] + [0.1, 0.3, 0.5, 0.7, 0.9] * step_size
@@ -180,7 +180,7 @@ def test_stepwise_never_loses_the_best_candidate(seed: int, step_size: int, coar
             assert step.choice == step.values.index(value)
 
 
-def test_of_equals_the_first_is_kept() -> None:
+def test_the_first_of_equals_is_chosen() -> None:
     assert first_best([1.0, 3.0, 3.0]) == 1
     [caption] = Stepwise()(FakePolicy(), FakeScorer(lambda question, i: 0.5), [request()])
     assert {step.choice for step in caption.trace} == {0}
@@ -191,7 +191,7 @@ def test_of_equals_the_first_is_kept() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), samples=st.integers(1, 6))
-def test_best_of_n_keeps_the_best_mean(seed: int, samples: int) -> None:
+def test_best_of_n_chooses_the_best_mean(seed: int, samples: int) -> None:
     scorer = FakeScorer()
     [caption] = BestOfN(samples_per_temperature=samples)(FakePolicy(), scorer, [request(seed=seed)])
     [step] = caption.trace

@@ -1,4 +1,4 @@
-"""Searches with the real policy on a random small model."""
+"""Searches with the real policy on a small random model."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def texts(captions: list[Caption]) -> list[tuple]:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_search_writes_with_it(policy: SharedPrefixPolicy, method: str) -> None:
+def test_every_search_works_with_the_real_policy(policy: SharedPrefixPolicy, method: str) -> None:
     search = make_search(method, SearchConfig(samples_per_temperature=1, simulations=3))
     captions = search(policy, FakeScorer(), requests())
     assert all(caption.text == "".join(caption.sentences) != "" for caption in captions)
     assert all(caption.cost.num_generated_tokens > 0 for caption in captions)
 
 
-def test_greedy_sentence_by_sentence_is_greedy_at_once(policy: SharedPrefixPolicy) -> None:
+def test_greedy_by_sentences_equals_greedy_in_one_piece(policy: SharedPrefixPolicy) -> None:
     whole = Decode()(policy, None, requests())
     steps = Stepwise(temperatures=())(policy, FakeScorer(), requests())
     assert [caption.text for caption in steps] == [caption.text for caption in whole]

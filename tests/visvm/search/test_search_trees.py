@@ -1,4 +1,4 @@
-"""MCTS and the oracle: look-ahead by a tree, and by sampled completions."""
+"""MCTS and the oracle: look-ahead by tree search and by sampled completions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visvm.search import MCTS, Oracle, Stepwise
 
 @dataclass
 class Trap(FakePolicy):
-    """First choice: a good sentence that dooms the next one, or a fair one that leads to a good one."""
+    """Offer first a good sentence that is followed by a bad one, or a fair one that leads to a good one."""
 
     scores: dict[str, float] = field(
         default_factory=lambda: {" Trap.": 0.6, " Fair.": 0.5, " Bad.": 0.0, " Good.": 0.6}
@@ -31,19 +31,19 @@ class Trap(FakePolicy):
         return FakeScorer(lambda question, i: self.scores[" " + question.sentences[i]])
 
 
-def test_the_reward_alone_walks_into_the_trap() -> None:
+def test_the_reward_alone_falls_into_the_trap() -> None:
     policy = Trap()
     [caption] = Stepwise()(policy, policy.scorer(), [request()])
     assert caption.text == " Trap. Bad."
 
 
-def test_mcts_sees_the_trap() -> None:
+def test_mcts_avoids_the_trap() -> None:
     policy = Trap()
     [caption] = MCTS()(policy, policy.scorer(), [request()])
     assert caption.text == " Fair. Good."
 
 
-def test_the_oracle_sees_the_trap() -> None:
+def test_the_oracle_avoids_the_trap() -> None:
     policy = Trap()
     [caption] = Oracle(gamma=0.9, centre=0.1)(policy, policy.scorer(), [request()])
     assert caption.text == " Fair. Good."
@@ -51,7 +51,7 @@ def test_the_oracle_sees_the_trap() -> None:
     assert caption.trace[1].values[0] == pytest.approx(0.5)
 
 
-def test_the_oracle_bills_completions_once_for_equal_candidates() -> None:
+def test_the_oracle_completes_equal_candidates_once() -> None:
     policy = Trap()
     [caption] = Oracle(completions=3)(policy, policy.scorer(), [request()])
     assert policy.proposals == [(1, 6, False), (2, 3, True), (1, 6, False)]

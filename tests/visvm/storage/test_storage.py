@@ -20,13 +20,13 @@ from visvm.storage import s3 as s3_store
 
 @pytest.fixture(params=["here", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder of this machine, then one in S3."""
+    """Give a local folder, then one in S3."""
     if request.param == "here":
         return str(tmp_path)
     return request.getfixturevalue("s3") + "/some/folder"
 
 
-def test_what_is_written_is_read_and_found(place: str) -> None:
+def test_written_files_are_read_and_listed(place: str) -> None:
     file = storage.join(place, "a b#1%20ü", "x.bin")
     assert not storage.exists(file) and not storage.is_folder(storage.parent(file))
     storage.write(file, b"one")
@@ -49,7 +49,7 @@ def test_what_is_written_is_read_and_found(place: str) -> None:
         storage.read(file)
 
 
-def test_a_new_file_is_new(place: str) -> None:
+def test_new_refuses_an_existing_file(place: str) -> None:
     file = storage.join(place, "part")
     storage.write(file, b"mine", new=True)
     with pytest.raises(FileExistsError):
@@ -57,7 +57,7 @@ def test_a_new_file_is_new(place: str) -> None:
     assert storage.read(file) == b"mine"
 
 
-def test_nobody_reads_a_part_of_a_file(place: str) -> None:
+def test_readers_never_see_a_part_of_a_file(place: str) -> None:
     file, stop = storage.join(place, "x"), threading.Event()
     versions = [bytes([i]) * 300_000 for i in range(2)]
     storage.write(file, versions[0])
@@ -90,7 +90,7 @@ def test_tables_and_images_in_tables(place: str) -> None:
         images.read(storage.join(place, "gone.png"))
 
 
-def test_a_new_folder_takes_the_place_of_the_old_one_or_leaves_it(place: str) -> None:
+def test_a_new_folder_replaces_the_old_one_unless_it_fails(place: str) -> None:
     model = storage.join(place, "model")
     for version in ("1", "2"):
         with storage.new_folder(model) as folder:
@@ -117,7 +117,7 @@ def test_listings_have_all_pages(s3: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert not storage.exists(f"{s3}/many")
 
 
-def test_a_remote_model_is_fetched_once_and_anew_when_it_changes(
+def test_a_remote_model_is_fetched_once_and_again_when_it_changes(
     s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("VISVM_CACHE", str(tmp_path))
@@ -138,7 +138,7 @@ def test_a_remote_model_is_fetched_once_and_anew_when_it_changes(
         mirror.local(f"{s3}/none")
 
 
-def test_a_remote_model_writes_nowhere_else(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_model_stays_in_its_folder(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISVM_CACHE", str(tmp_path / "cache"))
     s3_store.put(f"{s3.removeprefix('s3://')}/model/../../evil", b"x")
     with pytest.raises(ValueError, match="leads out of its folder"):
@@ -147,12 +147,12 @@ def test_a_remote_model_writes_nowhere_else(s3: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("work", [storage.read, storage.is_file])
-def test_a_store_that_is_away_is_waited_for(
+def test_an_unreachable_store_is_retried(
     work: Callable[[str], object],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The server starts while we wait; what it then says of the file is the answer at once."""
+    """The server starts during the retries; then its answer about the missing file is final."""
     from moto.server import ThreadedMotoServer
 
     caplog.set_level("WARNING")
@@ -172,7 +172,7 @@ def test_a_store_that_is_away_is_waited_for(
     assert "trying again" in caplog.text
 
 
-def test_patience_ends_and_what_is_forbidden_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_end_and_permanent_errors_are_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "SECONDS", 1.0)
     calls: list[float] = []
 
@@ -205,7 +205,7 @@ def test_patience_ends_and_what_is_forbidden_has_none(monkeypatch: pytest.Monkey
         ("AWS Error ACCESS_DENIED during GetObject operation: Access Denied", False),
     ],
 )
-def test_arrows_words_are_understood(words: str, passes: bool) -> None:
+def test_transient_errors_of_arrow_are_recognised(words: str, passes: bool) -> None:
     with (
         pytest.raises(storage.Unreachable if passes else OSError, match=re.escape(words)),
         arrow.transient_errors(),
@@ -213,5 +213,5 @@ def test_arrows_words_are_understood(words: str, passes: bool) -> None:
         raise OSError(words)
 
 
-def test_functions_of_storage_travel_to_workers() -> None:
+def test_functions_of_storage_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(storage.read)) is storage.read

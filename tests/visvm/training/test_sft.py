@@ -1,4 +1,4 @@
-"""Fine-tuning: the very tokens of generation, loss where it belongs, exact resume, a loadable result."""
+"""Fine-tuning: the tokens of generation, loss on the answer only, exact resume, a loadable result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROMPT = "Describe the following image."
 
 
 def make_examples(folder: Path, num: int = 8) -> list[CaptionExample]:
-    """Captions of saved images of several shapes; every third was cut by length."""
+    """Return captions of saved images of several shapes; every third was cut by length."""
     examples = []
     for i in range(num):
         uri = folder / f"{i}.png"
@@ -86,8 +86,8 @@ def test_trains_on_the_tokens_of_generation(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next", "qwen2_vl"])
-def test_loss_is_the_policys_own_surprise(name: str, tmp_path: Path) -> None:
-    """The SFT loss of what the policy wrote equals -log p a token, as the engine counted it."""
+def test_loss_equals_the_policys_negative_log_probability(name: str, tmp_path: Path) -> None:
+    """The SFT loss of a caption by the policy equals the engine's -log p per token."""
     policy = SharedPrefixPolicy.from_pretrained(str(tiny.save(name, tmp_path / name)), max_new_tokens=12)
     image = tiny.image(1)
     image.pil.save(tmp_path / "1.png")
@@ -103,7 +103,7 @@ def test_loss_is_the_policys_own_surprise(name: str, tmp_path: Path) -> None:
     assert loss * len(answer) == pytest.approx(-candidate.log_prob, rel=1e-4)
 
 
-def test_result_loads_back_as_a_policy_and_learned(llava: Path, tmp_path: Path) -> None:
+def test_the_fine_tuned_policy_loads_and_has_learned(llava: Path, tmp_path: Path) -> None:
     trainer = trainer_of(llava, make_examples(tmp_path), tmp_path / "scratch", learning_rate=1e-2, epochs=6)
     trainer.train()
     sft.save_policy(trainer, str(tmp_path / "model"))
@@ -135,7 +135,7 @@ def test_losses_do_not_depend_on_the_micro_batch(llava: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("size", "tolerance"), [(2, 0), (1, 1e-4)])
 def test_resumes_exactly(llava: Path, tmp_path: Path, size: int, tolerance: float) -> None:
-    """Also with a smaller micro-batch, where memory was out, but for the order of sums."""
+    """A smaller micro-batch, as after running out of memory, changes only the order of sums."""
     examples = make_examples(tmp_path)
     whole = trainer_of(llava, examples, tmp_path / "whole", save_steps=1)
     whole.train()
@@ -146,7 +146,7 @@ def test_resumes_exactly(llava: Path, tmp_path: Path, size: int, tolerance: floa
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
 
 
-def test_eval_loss_is_of_held_out_images(llava: Path, tmp_path: Path) -> None:
+def test_eval_loss_is_computed_on_held_out_images(llava: Path, tmp_path: Path) -> None:
     trainer = trainer_of(llava, make_examples(tmp_path), tmp_path / "scratch", held_out=0.25, epochs=1)
     trainer.train()
     assert len(trainer.eval_dataset) == 2 and len(trainer.train_dataset) == 6
@@ -175,7 +175,7 @@ def test_reads_folders_and_skips_empty_captions(tmp_path: Path) -> None:
     check_images(examples)
 
 
-def test_refuses_what_holds_no_captions(tmp_path: Path) -> None:
+def test_folders_without_captions_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     pq.write_table(pa.table({"x": [1]}), tmp_path / "other" / "0.parquet")
@@ -190,7 +190,7 @@ def test_refuses_what_holds_no_captions(tmp_path: Path) -> None:
         check_images([CaptionExample("1", "/nowhere/1.png", PROMPT, "A cat.", True)])
 
 
-def test_refuses_impossible_settings(tmp_path: Path) -> None:
+def test_impossible_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="multiple of micro_batch_size"):
         sft.accumulation(sft.SftConfig(batch_size=8, micro_batch_size=3), 1)
     with pytest.raises(ValueError, match="save_steps"):

@@ -23,7 +23,7 @@ RESPONSE = Response(("A dog.", "A cat.", "The end."), (0.3, 0.1, 0.2), stopped=T
 
 
 def pairs_of(response: Response, predict: str = "value", centre: float = 0.0, scale: float = 1.0) -> Pairs:
-    """The pairs of one response whose states are 0, 1, 2, ..."""
+    """Return the pairs of one response whose states are 0, 1, 2, ..."""
     num = num_pairs(response)
     gains = pair_rewards(response, centre=centre, scale=scale, predict=predict)[:num]
     following = [i + 1 if i + 1 < len(response.sentences) else NO_STATE for i in range(num)]
@@ -31,7 +31,7 @@ def pairs_of(response: Response, predict: str = "value", centre: float = 0.0, sc
 
 
 def solve(pairs: Pairs, num_states: int) -> torch.Tensor:
-    """Values [states, 2] learnt by gradient descent on the TD loss."""
+    """Return values [states, 2] learnt by gradient descent on the TD loss."""
     values = torch.zeros(num_states, 2, requires_grad=True)
     for _ in range(400):
         (gradient,) = torch.autograd.grad(td_loss(values, pairs, gamma=GAMMA).sum(), values)
@@ -39,7 +39,7 @@ def solve(pairs: Pairs, num_states: int) -> torch.Tensor:
     return values.detach()
 
 
-def test_target_is_own_reward_plus_discounted_next_value_and_reward_alone_at_the_end() -> None:
+def test_target_is_reward_plus_discounted_next_value_and_the_reward_alone_at_the_end() -> None:
     outputs = torch.tensor([[9.0, 9.0], [2.0, 3.0], [-1.0, 1.0]])
     target = td_target(outputs, pairs_of(RESPONSE), gamma=GAMMA)
     expected = [[0.3 + 0.9 * 2, 1 + 0.9 * 3], [0.1 - 0.9, 1 + 0.9], [0.2, 1.0]]

@@ -31,7 +31,7 @@ WORDS = ("A dog sits on a red bench.", "A cat sleeps under the table.", "The sky
 
 
 def row(image: str, rewards: list[float], *, prompt: str = "Describe.", more: Any = None) -> dict[str, Any]:
-    """A row of the rollouts schema with one response."""
+    """Return a row of the rollouts schema with one response."""
     response = {"sentences": list(WORDS[: len(rewards)]), "rewards": rewards, "finish_reason": "stop"}
     return {
         "id": f"{image}-{prompt}", "image_id": image, "uri": f"{image}.png", "content_hash": f"hash {image}",
@@ -41,7 +41,7 @@ def row(image: str, rewards: list[float], *, prompt: str = "Describe.", more: An
 
 @pytest.fixture(scope="module")
 def rollouts(tmp_path_factory: pytest.TempPathFactory) -> list[Rollout]:
-    """Twelve images; a sentence about a dog is worth more than any other."""
+    """Return rollouts of twelve images in which sentences about a dog have the highest reward."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     out = []
@@ -67,7 +67,7 @@ def trainer(policy: Path, rollouts: list[Rollout], **settings: Any) -> ValueTrai
 
 
 def run(one: ValueTrainer) -> list[dict[str, Any]]:
-    """The curve of a run."""
+    """Return the curve of a run."""
     curve: list[dict[str, Any]] = []
     one.run(log=curve.append, checkpoint=lambda: None)
     return curve
@@ -85,7 +85,7 @@ def test_rows_of_one_image_are_joined_and_sorted() -> None:
     assert reward_statistics(joined)[0] == pytest.approx(0.25)
 
 
-def test_rewards_that_do_not_differ_are_not_blown_up() -> None:
+def test_equal_rewards_are_not_scaled_up() -> None:
     assert np.std([0.1] * 3) > 0, "but for rounding"
     assert reward_statistics(from_rows([row("a", [0.1] * 3)]))[1] == 1
     with pytest.raises(ValueError, match="nothing can be learned"):
@@ -106,7 +106,7 @@ def test_malformed_rollouts_are_refused(rows: list[dict[str, Any]], message: str
         from_rows(rows)
 
 
-def test_an_epoch_takes_every_image_once_in_batches_of_like_size() -> None:
+def test_an_epoch_has_every_image_once_in_batches_of_similar_size() -> None:
     sizes = np.random.default_rng(1).integers(1, 1000, 500).tolist()
     batches = plan_batches(sizes, batch_size=8, seed=3)
     assert sorted(i for batch in batches for i in batch) == list(range(500))
@@ -116,7 +116,7 @@ def test_an_epoch_takes_every_image_once_in_batches_of_like_size() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
-def test_workers_share_a_batch_in_equally_many_parts(num_workers: int) -> None:
+def test_all_workers_get_equally_many_micro_batches(num_workers: int) -> None:
     parts = [
         worker_share(range(5), rank=r, num_workers=num_workers, micro_batch_size=2)
         for r in range(num_workers)
@@ -136,7 +136,7 @@ def test_images_preprocessed_alone_and_joined_equal_a_batch(tmp_path: Path, name
         assert torch.equal(a.positions, b.positions)
 
 
-def test_a_image_that_is_gone_or_changed_is_counted_and_trains_nothing(
+def test_a_missing_or_changed_image_is_counted_and_not_trained_on(
     tiny_policy: Path, rollouts: list[Rollout]
 ) -> None:
     gone = Rollout("gone", "/nowhere.png", "x", rollouts[0].responses)
@@ -150,7 +150,7 @@ def test_a_image_that_is_gone_or_changed_is_counted_and_trains_nothing(
     assert model(loader.load([1]).inputs, loader.load([None]).packed).shape == (0, 2)
 
 
-def test_training_learns_what_is_worth_more(tiny_policy: Path, rollouts: list[Rollout]) -> None:
+def test_training_learns_which_sentences_are_worth_more(tiny_policy: Path, rollouts: list[Rollout]) -> None:
     one = trainer(
         tiny_policy, rollouts, epochs=20, batch_size=2, gamma=0.0, learning_rate=2e-3, save_steps=1e6
     )
@@ -162,7 +162,7 @@ def test_training_learns_what_is_worth_more(tiny_policy: Path, rollouts: list[Ro
     assert held_out["correlation"]["return_within_image"] > 0.9
 
 
-def test_nothing_need_be_held_out(tiny_policy: Path, rollouts: list[Rollout]) -> None:
+def test_training_works_without_held_out_images(tiny_policy: Path, rollouts: list[Rollout]) -> None:
     config = ValueTraining(epochs=1, batch_size=12, micro_batch_size=12)
     model = build(str(tiny_policy), rollouts, config)
     one = ValueTrainer(model, config, train=rollouts, held_out=[], device=torch.device("cpu"))
@@ -170,10 +170,10 @@ def test_nothing_need_be_held_out(tiny_policy: Path, rollouts: list[Rollout]) ->
 
 
 @pytest.mark.parametrize("settings", [{"micro_batch_size": 1}, {"gradient_checkpointing": True}])
-def test_how_a_step_is_computed_changes_nothing(
+def test_micro_batches_and_checkpointing_do_not_change_the_result(
     tiny_policy: Path, rollouts: list[Rollout], settings: dict[str, Any]
 ) -> None:
-    """Parts of a step are weighted by their pairs, not by their images."""
+    """Micro-batches are weighted by their pairs, not by their images."""
     a = trainer(tiny_policy, rollouts, epochs=1, batch_size=6, micro_batch_size=6)
     b = trainer(tiny_policy, rollouts, epochs=1, **{"batch_size": 6, "micro_batch_size": 6, **settings})
     run(a), run(b)
@@ -231,7 +231,7 @@ def diagnosed(value: np.ndarray, rows: list[Sentence]) -> dict[str, Any]:
     return diagnose(rows, np.stack([value, np.ones(len(rows))], axis=1), np.zeros((len(rows), 2)))
 
 
-def test_diagnostics_tell_a_length_ruler_from_a_value() -> None:
+def test_diagnostics_tell_a_length_predictor_from_a_value_model() -> None:
     rng = np.random.default_rng(0)
     rows = [
         Sentence(
@@ -259,7 +259,7 @@ def test_a_cut_response_has_no_return() -> None:
     assert metrics["by_position"] == [{"position": 1, "num": 1, "value": 1.0, "return": 1.0}]
 
 
-def test_a_curve_goes_on_where_its_checkpoint_was(tmp_path: Path) -> None:
+def test_a_curve_resumes_after_its_checkpoint(tmp_path: Path) -> None:
     curve = Curve(str(tmp_path))
     for step in (1, 2, 3):
         curve.add({"step": step, "td_loss": float(step)})

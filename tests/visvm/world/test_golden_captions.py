@@ -1,4 +1,4 @@
-"""Captions of twenty test images stay the same texts, whatever is renamed, moved or made faster."""
+"""Captions of twenty test images never change, whatever is renamed, moved or made faster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOLDEN = json.loads(Path(__file__).with_name("golden_captions.json").read_text()
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> list[Request]:
-    """The prompt of `visvm caption` on the first twenty images of the test split."""
+    """Return requests for the first twenty test images, with the prompts of `visvm caption`."""
     paths = coco_export.make(tmp_path_factory.mktemp("images"), split="test", count=20)
     return [Request(load(str(path)), DETAIL_PROMPTS[0]) for path in paths]
 

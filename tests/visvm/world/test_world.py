@@ -39,7 +39,7 @@ from visvm.world.rendering import image
 from visvm.world.scenes import SCENES, Layout, layout
 
 
-def test_a_image_depends_on_split_and_index_alone() -> None:
+def test_an_image_depends_on_split_and_index_alone() -> None:
     first = [rendering.draw(layout("test", index)) for index in (0, 7)]
     again = [rendering.draw(layout("test", index)) for index in (7, 0)]
     np.testing.assert_array_equal(first[0], again[1])
@@ -92,7 +92,7 @@ def test_located_sentences_tell_the_true_place() -> None:
                 assert where[sentence.names[0]] == places[place]
 
 
-def test_make_writes_a_coco_folder(tmp_path) -> None:
+def test_images_are_exported_as_a_coco_folder(tmp_path) -> None:
     status = main(["make", "--split", "test", "--count", "3", "--start", "5", "--out", str(tmp_path)])
     assert status == 0
     instances = json.loads((tmp_path / "instances_test.json").read_text())
@@ -178,7 +178,7 @@ def test_the_recipe_makes_models_that_load(short) -> None:
     assert policy.generate(**inputs, max_new_tokens=4).shape[1] > inputs.input_ids.shape[1]
 
 
-def test_clip_sees_what_the_encoder_sees(short) -> None:
+def test_clip_has_the_features_of_the_vision_encoder(short) -> None:
     encoder = CLIPVisionModel.from_pretrained(short / "sight")
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{short / 'clip'}")
     shown = layout("test", 1)
@@ -194,7 +194,7 @@ def test_a_finished_stage_is_not_trained_again(short, monkeypatch) -> None:
     assert recipe.train(short, short=True)["short"]
 
 
-def test_turns_packed_behind_a_image_cost_what_they_cost_alone(short) -> None:
+def test_turns_packed_after_an_image_have_the_losses_of_separate_ones(short) -> None:
     tokenizer = AutoProcessor.from_pretrained(short / "policy").tokenizer
     model = AutoModelForImageTextToText.from_pretrained(short / "policy", dtype=torch.float64)
     features = torch.randn(1, 36, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -218,7 +218,7 @@ def test_turns_packed_behind_a_image_cost_what_they_cost_alone(short) -> None:
     assert [loss.item() for loss in together] == pytest.approx(totals / counts, rel=1e-9)
 
 
-def test_names_are_labelled_with_where_they_are_and_claims_with_their_truth(short) -> None:
+def test_names_are_labelled_with_places_and_claims_with_their_truth(short) -> None:
     tokenizer = AutoProcessor.from_pretrained(short / "policy").tokenizer
     one = layout("train", 3)
     texts = iter([f"{writer.a(one.names[0])} and {writer.a(one.absent[0])}.", "Nothing.", "Nothing.", "No."])
@@ -248,7 +248,7 @@ def test_a_caption_is_trained_as_generate_reads_it(short) -> None:
     assert pack.ids[:end] == list(inputs.input_ids[0])
 
 
-def test_muon_turns_all_directions_alike() -> None:
+def test_muon_updates_have_the_same_size_in_all_directions() -> None:
     matrix = torch.randn(24, 64, generator=torch.Generator().manual_seed(0)) @ torch.diag(
         torch.arange(1.0, 65)
     )
@@ -256,7 +256,7 @@ def test_muon_turns_all_directions_alike() -> None:
     assert singular.min() > 0.6 and singular.max() < 1.3
 
 
-def test_the_shipped_weights_are_small_and_see() -> None:
+def test_the_shipped_weights_are_small_and_accurate() -> None:
     weights = Path(recipe.__file__).parent / "weights"
     assert sum(file.stat().st_size for file in weights.rglob("*")) < 12 * 2**20
     scorer = ClipScorer.from_pretrained(str(weights / "clip"))
