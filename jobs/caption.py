@@ -22,6 +22,7 @@ from jobs.pipeline.config import PipelineConfig
 from jobs.runner.command import run
 from jobs.runner.part_files import read_rows
 from visvm import storage
+from visvm.config import ModelName
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.search import METHODS, SearchConfig
 
@@ -36,7 +37,7 @@ class CaptionConfig(PipelineConfig, SearchConfig):
     """Configuration of caption: the images and models, and the options of the search."""
 
     method: str = Field("greedy", description=", ".join(METHODS))
-    value: str | None = Field(
+    value: ModelName | None = Field(
         None,
         description="visvm, reward_plus_future: directory or hub id (default: the world's for its policy)",
     )
@@ -68,10 +69,10 @@ def work(config: CaptionConfig) -> dict[str, Any]:
     ray_setup.start(config)
     out, loading = storage.absolute(config.out), ray_setup.loading(config.device, config.dtype)
     stages = make_stages(config, models, loading)
-    write_units(units, storage.join(out, "captions"), CAPTIONS, stages=stages, config=config)
+    num_retried = write_units(units, storage.join(out, "captions"), CAPTIONS, stages=stages, config=config)
     metrics = summary(out)
     logger.info("%(num_captions)d captions of %(num_images)d images, %(num_errors)d failed", metrics)
-    return metrics | {"seconds": time.perf_counter() - started}
+    return metrics | {"num_retried": num_retried, "seconds": time.perf_counter() - started}
 
 
 def summary(out: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.command import run
 from jobs.workflow.stages import Metrics, Stages, check_options
 from visvm import storage
+from visvm.config import Place
 from visvm.search import METHODS
 
 FULL = {
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 class DemoConfig(SharedPaths):
     """The numbers of the demo; --size sets those that are not given."""
 
-    out: str = Field("runs/demo", description="folder of the run")
+    out: Place = Field("runs/demo", description="folder of the run")
     size: Literal["small", "full"] = Field("small", description="small or full")
     seed: int = Field(0, ge=0, description="seed of every stage")
     num_train: int = Field(500, ge=2, description="training images: rollouts and value model")

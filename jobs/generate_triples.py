@@ -64,11 +64,11 @@ def work(config: GenerateConfig) -> dict[str, Any]:
     ray_setup.start(config)
     out, loading = storage.absolute(config.out), ray_setup.loading(config.device, config.dtype)
     stages = make_stages(config, models, loading)
-    write_units(units, storage.join(out, "rollouts"), ROLLOUTS, stages=stages, config=config)
+    num_retried = write_units(units, storage.join(out, "rollouts"), ROLLOUTS, stages=stages, config=config)
     write_triples(out)
     metrics = summary(out)
     logger.info("%(num_triples)d triples of %(num_images)d images, %(num_errors)d units failed", metrics)
-    return metrics | {"seconds": time.perf_counter() - started}
+    return metrics | {"num_retried": num_retried, "seconds": time.perf_counter() - started}
 
 
 def make_stages(

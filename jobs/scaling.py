@@ -32,6 +32,7 @@ class Figures(NamedTuple):
     unit_bytes: float = 2_200  # of the driver's memory for an image to do: measured
     image_bytes: float = 160_000  # COCO's mean
     gets_per_second: float = 5_500
+    gets_per_image: int = 2  # by the policy and by the reward
     batch_size: int = 128
     straggler: float = 2.0
     start_seconds: float = 300
@@ -50,7 +51,7 @@ def forecast(
     hours = {
         "gpus": gpu / HOUR,
         "driver": num_images / shards / f.rows_per_second / HOUR,
-        "s3_gets": num_images / f.gets_per_second / HOUR,
+        "s3_gets": num_images * f.gets_per_image / f.gets_per_second / HOUR,
     }
     # At the end every GPU waits for the slowest last batch.
     tail = f.straggler * f.batch_size * f.seconds_per_image
@@ -63,7 +64,7 @@ def forecast(
         "total_hours": total,
         "gpu_use": hours["gpus"] / total,
         "images_per_second": num_images / total / HOUR,
-        "read_gb_per_second": num_images * f.image_bytes / total / HOUR / GB,
+        "read_gb_per_second": num_images * f.gets_per_image * f.image_bytes / total / HOUR / GB,
         "object_store_mb_per_second": num_images * f.row_bytes / total / HOUR / 1e6,
         "driver_gb": num_images / shards * f.unit_bytes / GB,
         "shards_needed": shards_needed(num_gpus, num_images, f),

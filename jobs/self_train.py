@@ -24,6 +24,7 @@ from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.command import run
 from jobs.workflow.stages import Stages, check_options
 from visvm import storage
+from visvm.config import ModelName, Place
 from visvm.search import METHODS
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,11 @@ logger = logging.getLogger(__name__)
 class SelfTrainConfig(SharedPaths):
     """The loop; the sections hold options of the jobs they are named after."""
 
-    out: str = Field(description="folder of the run")
-    images: str = Field("world", description='images to learn from: "world", folder, parquet or COCO json')
-    test_images: str | None = Field(None, description="COCO folder, with annotations, to evaluate on")
-    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
-    reward: str = Field(
+    out: Place = Field(description="folder of the run")
+    images: Place = Field("world", description='images to learn from: "world", folder, parquet or COCO json')
+    test_images: Place | None = Field(None, description="COCO folder, with annotations, to evaluate on")
+    policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
+    reward: ModelName = Field(
         "auto", description='"auto", "world", local directory, hub id or ARCHITECTURE/WEIGHTS of open_clip'
     )
     method: str = Field("visvm", description="how the captions to learn are written: " + ", ".join(METHODS))

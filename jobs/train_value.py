@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,6 +21,7 @@ from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.command import run
 from jobs.runtime.workers_config import WorkersConfig
 from visvm import storage
+from visvm.config import ModelName, Place
 from visvm.training.config import ValueTraining, read_deepspeed
 
 # A model of two million parameters learns at another rate than one of seven billion.
@@ -37,14 +38,19 @@ WORLD_DEFAULTS = {
 class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
     """The policy to start from and the rollouts to learn from."""
 
-    policy: str = Field(description='directory or hub id of the policy to start from, or "world"')
-    rollouts: tuple[str, ...] = Field(min_length=1, description="run folders of generate-triples")
+    policy: ModelName = Field(description='directory or hub id of the policy to start from, or "world"')
+    rollouts: tuple[Place, ...] = Field(min_length=1, description="run folders of generate-triples")
 
     @model_validator(mode="before")
     @classmethod
     def _world_defaults(cls, data: Any) -> Any:
         is_world = isinstance(data, Mapping) and data.get("policy") == "world"
         return {**WORLD_DEFAULTS, **data} if is_world else data
+
+    @property
+    def learns(self) -> Literal["values", "captions"]:
+        """What a training example is: an image with all its sentences, or one caption."""
+        return "values"
 
 
 def work(config: TrainValueConfig) -> dict[str, Any]:

@@ -8,12 +8,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+PATH_MARK, MODEL_MARK = "path", "model"
+Place = Annotated[str, PATH_MARK]
+"""A file or folder, local or a URI, that the nodes of a cluster read or write."""
+
+ModelName = Annotated[str, MODEL_MARK]
+"""A model: "world", a directory, a URI or a hub id."""
 
 
 class Config(BaseModel):

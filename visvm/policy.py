@@ -58,6 +58,14 @@ class SharedPrefixPolicy:
         """How many more images, of the sizes seen so far, may be opened now."""
         return self.engine.images.num_free
 
+    def usage(self) -> dict[str, int]:
+        """Return what is in use now: rows being written, rows that wait for a place, stored images."""
+        return {
+            "rows": len(self.decoder.live),
+            "rows_waiting": len(self.decoder.waiting),
+            "images": self.engine.images.num_used,
+        }
+
     @property
     def is_busy(self) -> bool:
         """Whether candidates are being written."""

@@ -35,6 +35,12 @@ class CaptionWriter:
         self.scorer = load_scorer(method, **scorer)
         self.seed = seed
 
+    @property
+    def cache_lookups(self) -> tuple[int, int]:
+        """Look-ups of an image in the value model's store so far: hits and misses."""
+        scorer = self.scorer.value if isinstance(self.scorer, FutureScorer) else self.scorer
+        return (scorer.hits, scorer.misses) if isinstance(scorer, ValueScorer) else (0, 0)
+
     def __call__(self, batch: pa.Table) -> pa.Table:
         return table(each(load(batch), self._write, stage="caption"), CAPTIONED)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.batch.rows import DATA, FAULT, Row, each, images, load, table
+from actors.batch.rows import FAULT, Row, each, load, table
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Branch, Candidate, Request
 from visvm.reward import ClipScorer
@@ -15,10 +15,8 @@ from visvm.schemas import ROLLOUTS
 from visvm.search.scheduler import SearchContext, run_searches
 from visvm.sentences import split_sentences
 
-ROLLED = pa.schema([*ROLLOUTS, *pa.schema(DATA + FAULT)])
-"""A rollout on its way to the rewards, which need the image too."""
-
-REWARDED = pa.schema([*ROLLOUTS, *pa.schema(FAULT)])
+ROLLED = REWARDED = pa.schema([*ROLLOUTS, *pa.schema(FAULT)])
+"""A rollout before it has rewards, and with them."""
 
 
 class Generate:
@@ -68,10 +66,13 @@ class Reward:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         assert batch.schema.equals(ROLLED), batch.schema
-        return table(each(images(batch.to_pylist()), self._score, stage="reward"), REWARDED)
+        return table(each(load(batch), self._score, stage="reward"), REWARDED)
 
     def _score(self, rows: list[Row]) -> list[Row]:
         self.scorer.clear()
+        for row in rows:
+            if row["image"].content_hash != row["content_hash"]:
+                raise ValueError(f"{row['uri']} changed while its responses were being written")
         sentences = [[s for response in row["responses"] for s in response["sentences"]] for row in rows]
         scores = self.scorer.similarities([row["image"] for row in rows], sentences)
         return [_rewarded(row, values) for row, values in zip(rows, scores, strict=True)]

@@ -12,14 +12,12 @@ from typing import Any
 import pyarrow as pa
 
 from visvm.images import decode, read
-from visvm.records import DecodedImage
 from visvm.storage import Unreachable
 
 Row = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 UNIT = [("id", pa.string()), ("image_id", pa.string()), ("uri", pa.string()), ("prompt", pa.string())]
-DATA = [("data", pa.large_binary())]
 FAULT = [("stage", pa.string()), ("error", pa.string())]
 NUM_READERS = 16
 
@@ -28,13 +26,12 @@ UNITS = pa.schema(UNIT + FAULT)
 
 
 def load(batch: pa.Table) -> list[Row]:
-    """The rows of a batch of UNITS, with the ``data`` of each one's file and the ``image`` in it."""
-    assert batch.schema.equals(UNITS), batch.schema
-    return images(each(batch.to_pylist(), _read, stage="read"))
+    """Return the rows of a batch with the decoded ``image`` of each; a file is read once for all its rows.
 
-
-def images(rows: list[Row]) -> list[Row]:
-    """Decode ``data`` into ``image``."""
+    Rows whose image cannot be read or decoded get an error. Images do not travel between stages: each stage
+    reads them by their URI, so that none enters the object store.
+    """
+    rows = each(batch.to_pylist(), _read, stage="read")
     return each(rows, _decode, stage="decode")
 
 
@@ -90,14 +87,17 @@ def _reason(error: Exception) -> str:
 
 
 def _read(rows: list[Row]) -> list[Row]:
+    uris = list(dict.fromkeys(row["uri"] for row in rows))
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        files = pool.map(read, [row["uri"] for row in rows])
-        return [{**row, "data": data} for row, data in zip(rows, files, strict=True)]
+        files = dict(zip(uris, pool.map(read, uris), strict=True))
+    return [{**row, "data": files[row["uri"]]} for row in rows]
 
 
 def _decode(rows: list[Row]) -> list[Row]:
-    return [{**row, "image": _image(row)} for row in rows]
+    first = {(row["uri"], row["image_id"]): row for row in rows}
+    images = {key: decode(row["data"], id=row["image_id"], uri=row["uri"]) for key, row in first.items()}
+    return [{**_without_data(row), "image": images[row["uri"], row["image_id"]]} for row in rows]
 
 
-def _image(row: Row) -> DecodedImage:
-    return decode(row["data"], id=row["image_id"], uri=row["uri"])
+def _without_data(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != "data"}

@@ -6,7 +6,7 @@ of `ray_visvm_prefix_hits_total` say how often an image's encoding was there alr
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,16 @@ NAMES = {
     "prefix_hits": "look-ups of an image's keys and values in the value model's store that found them",
     "prefix_misses": "look-ups that had to encode the image",
 }
+
+
+@runtime_checkable
+class CachingActor(Protocol):
+    """An actor whose scorer keeps encoded images."""
+
+    @property
+    def cache_lookups(self) -> tuple[int, int]:
+        """Look-ups of an image so far: hits and misses."""
+        ...
 
 
 class StageMetrics:
@@ -40,10 +50,9 @@ class StageMetrics:
                 self._counters[name].inc(num, tags=self._tags)
 
     def _prefixes(self, actor: Any) -> dict[str, int]:
-        """Look-ups since the last batch."""
-        scorer = getattr(actor, "scorer", None)
-        scorer = getattr(scorer, "value", scorer)
-        now = {name: getattr(scorer, name.removeprefix("prefix_"), 0) for name in self._seen}
+        """Return the look-ups since the last batch."""
+        hits, misses = actor.cache_lookups if isinstance(actor, CachingActor) else (0, 0)
+        now = {"prefix_hits": hits, "prefix_misses": misses}
         new = {name: now[name] - self._seen[name] for name in now}
         self._seen = now
         return new

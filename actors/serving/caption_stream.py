@@ -51,12 +51,10 @@ class Captioner:
             stream.give_up()
 
     def usage(self) -> dict[str, int]:
-        """What is in use now: rows, those that wait for one, images, and captions in flight."""
-        decoder, scheduler = self.policy.decoder, self.engine_thread.scheduler
+        """Return what is in use now: of the policy, and captions in flight and waiting."""
+        scheduler = self.engine_thread.scheduler
         return {
-            "rows": len(decoder.live),
-            "rows_waiting": len(decoder.waiting),
-            "images": self.policy.engine.images.num_used,
+            **self.policy.usage(),
             "captions": len(scheduler.tasks),
             "captions_waiting": len(scheduler.queue),
         }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jobs.capacity.cluster_spec import Gpu
 from jobs.capacity.memory import (
     MIB,
@@ -13,6 +11,7 @@ from jobs.capacity.memory import (
     size_of,
     training_tokens,
 )
+from jobs.capacity.needs import SearchNeeds, TrainingNeeds, WritingNeeds
 from jobs.capacity.rates import Rates
 from visvm.families.size import ModelSize
 from visvm.search import METHODS
@@ -23,7 +22,9 @@ CLIP_TOKENS = 77
 MORE_TOKENS = {"mcts": 5.0, "oracle": 5.0}
 
 
-def actor_seconds(config: Any, policy: str, models: dict[str, str | None], gpu: Gpu, rates: Rates) -> float:
+def actor_seconds(
+    config: WritingNeeds | SearchNeeds, policy: str, models: dict[str, str | None], gpu: Gpu, rates: Rates
+) -> float:
     """Seconds a policy actor takes for an image, by the config of generate-triples or caption."""
     size, flops = size_of(policy), gpu.tflops * 1e12 * rates.flops_share
     rows, num_passes = _writing(config, rates)
@@ -42,13 +43,13 @@ def actor_seconds(config: Any, policy: str, models: dict[str, str | None], gpu: 
         # A quarter of the captions in flight ask together: so many passes a caption.
         passes = rates.sentences * 4 / max(in_flight, 4)
         seconds += 2 * judged.num_parameters * tokens / flops + passes * rates.pass_ms / 1e3
-    if models.get("reward") and hasattr(config, "method"):
+    if models.get("reward") and isinstance(config, SearchNeeds):
         clip = clip_parameters(str(models["reward"]))
         seconds += clip * (size.image_tokens / 4 + candidates * CLIP_TOKENS) / flops
     return seconds
 
 
-def worker_seconds(config: Any, gpu: Gpu, rates: Rates) -> float:
+def worker_seconds(config: TrainingNeeds, gpu: Gpu, rates: Rates) -> float:
     """Seconds a training worker takes for an image (train-value) or caption (finetune), an epoch.
 
     Forward and backward are 6 operations a parameter and token, 8 if activations are computed twice.
@@ -58,14 +59,14 @@ def worker_seconds(config: Any, gpu: Gpu, rates: Rates) -> float:
     return operations * training_tokens(config, size) / (gpu.tflops * 1e12 * rates.flops_share)
 
 
-def _writing(config: Any, rates: Rates) -> tuple[int, float]:
+def _writing(config: WritingNeeds | SearchNeeds, rates: Rates) -> tuple[int, float]:
     """Rows an image, and decoding passes from its first token to its last."""
     tokens = rates.sentences * rates.sentence_tokens
-    method = getattr(config, "method", None)
+    if not isinstance(config, SearchNeeds):
+        return len(config.temperatures), tokens * rates.longest
+    method = config.method
     if method in ("greedy", "sample"):
         return 1, tokens
-    if method is None:
-        return len(config.temperatures), tokens * rates.longest
     if method == "best_of_n":
         return len(config.temperatures) * config.samples_per_temperature, tokens * rates.longest
     assert method in METHODS, method
@@ -73,7 +74,7 @@ def _writing(config: Any, rates: Rates) -> tuple[int, float]:
     return rows, tokens * rates.longest * MORE_TOKENS.get(method, 1)
 
 
-def _in_flight(config: Any, size: ModelSize, rows: int) -> float:
+def _in_flight(config: WritingNeeds, size: ModelSize, rows: int) -> float:
     """Images whose rows are written at a time: what the options of the config leave room for."""
     most = min(config.max_images, config.max_rows / rows)
     if config.cache_mb is None:

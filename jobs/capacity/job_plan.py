@@ -12,16 +12,14 @@ from jobs.capacity.duration import Rates, actor_seconds, worker_seconds
 from jobs.capacity.memory import KNOWN
 from jobs.capacity.preflight import Demand
 from jobs.caption import CaptionConfig
-from jobs.finetune import FinetuneConfig
 from jobs.generate_triples import GenerateConfig
 from jobs.inputs.models import CLIP, check_reward, default_value, resolve
 from jobs.runtime import ray_setup, workers
-from jobs.train_value import TrainValueConfig
+from jobs.runtime.workers import TrainingJob
 from visvm.search import METHODS
 
 PAPER_IMAGES = 9215
 PipelineJob = GenerateConfig | CaptionConfig
-TrainingJob = TrainValueConfig | FinetuneConfig
 
 
 @dataclass(frozen=True)

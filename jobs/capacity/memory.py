@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from jobs.capacity.needs import TrainingNeeds
 from jobs.inputs.models import check_policy
 from visvm.benchmark.random_models import configuration
 from visvm.benchmark.sizes import SIZES
 from visvm.engine.engine import PREFILL_BATCH
+from visvm.engine.image_store import ROUND
 from visvm.families.size import ModelSize, model_size
 from visvm.reward import parse_name
 from visvm.storage import mirror
 from visvm.value import check_value_model
 
 MIB = 2**20
-ROUND = 64  # tokens; buffers grow by so many
 PROMPT_TOKENS = 64  # of the chat template and the prompt, at most
 RESPONSE_TOKENS = 200  # 8.2 sentences of 25 tokens
 VALUE_CACHE_MB = 4096  # ValueScorer's own default
@@ -82,7 +83,7 @@ def actor_bytes(arguments: Mapping[str, Any]) -> list[dict[str, float]]:
     return parts
 
 
-def worker_bytes(config: Any) -> dict[str, float]:
+def worker_bytes(config: TrainingNeeds) -> dict[str, float]:
     """What a training worker keeps, part by part, by the config of train-value or finetune.
 
     Weights, gradients and Adam's two moments are float32, 16 bytes a parameter; ZeRO stage 3 cuts all of
@@ -95,9 +96,9 @@ def worker_bytes(config: Any) -> dict[str, float]:
     return {"weights and optimiser": state, "activations": _activations(size, tokens, config)}
 
 
-def training_tokens(config: Any, size: ModelSize) -> int:
+def training_tokens(config: TrainingNeeds, size: ModelSize) -> int:
     """Tokens an image (train-value: all its responses) or a caption (finetune) takes in training."""
-    texts = 5 * RESPONSE_TOKENS if hasattr(config, "rollouts") else RESPONSE_TOKENS + PROMPT_TOKENS
+    texts = 5 * RESPONSE_TOKENS if config.learns == "values" else RESPONSE_TOKENS + PROMPT_TOKENS
     return size.image_tokens + texts
 
 
@@ -132,15 +133,15 @@ def _pass(size: ModelSize, tokens: int) -> int:
     return tokens * (3 * size.intermediate + 8 * size.hidden)
 
 
-def _activations(size: ModelSize, tokens: int, config: Any) -> float:
+def _activations(size: ModelSize, tokens: int, config: TrainingNeeds) -> float:
     item = 2 if config.bf16 else 4
     layer = _pass(size, tokens) * item
     kept = size.num_layers * tokens * size.hidden * item if config.gradient_checkpointing else 0
-    logits = 0 if hasattr(config, "rollouts") else 10 * tokens * size.vocabulary
+    logits = 0 if config.learns == "values" else 10 * tokens * size.vocabulary
     return logits + (kept + layer if config.gradient_checkpointing else size.num_layers * layer)
 
 
-def _stage(deepspeed: Any) -> int:
+def _stage(deepspeed: dict[str, Any] | str | None) -> int:
     from visvm.training.config import read_deepspeed
 
     return ((read_deepspeed(deepspeed) or {}).get("zero_optimization") or {}).get("stage", 0)

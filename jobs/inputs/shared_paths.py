@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,10 +10,7 @@ from pydantic import Field
 
 from jobs.inputs.models import is_local
 from visvm import storage
-from visvm.config import Config
-
-PLACES = ("images", "image_root", "test_images", "rollouts", "captions", "out")
-MODELS = ("policy", "value", "reward")
+from visvm.config import MODEL_MARK, PATH_MARK, Config
 
 
 class SharedPaths(Config):
@@ -25,8 +23,8 @@ class SharedPaths(Config):
     )
 
 
-def check_shared_paths(config: Any, *, num_nodes: int) -> None:
-    """Look that every node of a cluster sees what the config names.
+def check_shared_paths(config: SharedPaths, *, num_nodes: int) -> None:
+    """Check that every node of a cluster sees the files and models that the config names.
 
     Raises:
         ValueError: a path of one machine, on a cluster of several.
@@ -40,9 +38,22 @@ def check_shared_paths(config: Any, *, num_nodes: int) -> None:
         )
 
 
-def _local(config: Any) -> Iterator[tuple[str, str]]:
-    for name in (*PLACES, *MODELS):
-        given = getattr(config, name, None)
+def marked_fields(config_class: type[Config]) -> Iterator[tuple[str, str]]:
+    """Yield the name and mark of each field whose type is ``Place`` or ``ModelName``, or holds them."""
+    for name, field in config_class.model_fields.items():
+        found = {*field.metadata, *_marks(field.annotation)} & {PATH_MARK, MODEL_MARK}
+        yield from ((name, mark) for mark in found)
+
+
+def _marks(annotation: Any) -> Iterator[str]:
+    yield from (mark for mark in getattr(annotation, "__metadata__", ()) if isinstance(mark, str))
+    for part in typing.get_args(annotation):
+        yield from _marks(part)
+
+
+def _local(config: SharedPaths) -> Iterator[tuple[str, str]]:
+    for name, mark in marked_fields(type(config)):
+        given = getattr(config, name)
         for place in (given,) if isinstance(given, str) else given or ():
-            if is_local(place) if name in MODELS else not storage.is_remote(place):
+            if is_local(place) if mark == MODEL_MARK else not storage.is_remote(place):
                 yield name, place

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,3 @@ def compare(calm: Path, wild: Path) -> dict[str, Any]:
         "rollouts_equal": before.equals(after),
         "triples_equal": rows_of(calm / "triples").equals(rows_of(wild / "triples")),
     }
-
-
-def num_retried(log: Path) -> Sequence[int]:
-    """How often each driver that lived to its end saw work begun again."""
-    return [int(n) for n in re.findall(r"(\d+) times work was begun again", log.read_text())]

@@ -20,6 +20,7 @@ from jobs import world
 from jobs.benchmark_cluster import ClusterConfig
 from jobs.loadtest import chaos
 from jobs.loadtest.plain_loop import plain
+from jobs.runner.run_folder import read_json
 from visvm.config import load
 
 Figures = dict[str, Any]
@@ -52,7 +53,7 @@ def _chaos(config: ClusterConfig, folder: Path) -> Figures:
     return {
         **chaos.compare(calm, wild),
         "killed": storm.killed,
-        "num_begun_again_after_a_process_died": sum(chaos.num_retried(Path(f"{wild}.log"))),
+        "num_retried": read_json(str(wild / "metrics.json"))["num_retried"],
         "undisturbed": undisturbed,
         "disturbed": disturbed,
         "overhead_cpu": round(disturbed["cpu_seconds"] / undisturbed["cpu_seconds"] - 1, 3),

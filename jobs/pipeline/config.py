@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.part_files import FILE_SECONDS
+from visvm.config import ModelName, Place
 
 
 class PipelineConfig(SharedPaths):
@@ -17,9 +18,11 @@ class PipelineConfig(SharedPaths):
         *("min_actors", "max_actors", "num_gpus", "max_error_share", "commit_seconds"),
     }
 
-    images: str = Field(description="folder of images, parquet file or COCO annotation .json")
-    out: str = Field(description="run folder")
-    image_root: str | None = Field(None, description="folder of a COCO json's images (else found beside it)")
+    images: Place = Field(description="folder of images, parquet file or COCO annotation .json")
+    out: Place = Field(description="run folder")
+    image_root: Place | None = Field(
+        None, description="folder of a COCO json's images (else found beside it)"
+    )
     sample: int | None = Field(None, ge=1, description="use so many of the images, drawn by --seed")
     shard: str = Field(
         "0/1",
@@ -28,8 +31,8 @@ class PipelineConfig(SharedPaths):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
     prompts: str = Field("one", description='"one" drawn for each image, "all" nine, or a prompt itself')
-    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
-    reward: str = Field(
+    policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
+    reward: ModelName = Field(
         "auto",
         description='"auto" (the one the paper pairs with the policy), "world", local directory, hub id or'
         " ARCHITECTURE/WEIGHTS of open_clip",

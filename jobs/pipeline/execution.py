@@ -11,9 +11,9 @@ the units, about 2 KB each. A job of many million images is many jobs, by ``--im
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,13 +28,13 @@ from jobs.runner.part_files import PartFiles
 from visvm import storage
 from visvm.schemas import ERRORS
 
-logger = logging.getLogger(__name__)
-
 
 def write_units(
     units: pa.Table, folder: str | Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
-) -> None:
+) -> int:
     """Take the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
+
+    Return how many pieces of work were retried because the process that did them died.
 
     Raises:
         RuntimeError: more than ``max_error_share`` of the units failed.
@@ -47,7 +47,8 @@ def write_units(
     batches = _batches(units, good.column("id"), config.batch_size)
     num_todo = sum(batch.num_rows for batch in batches)
     progress = Progress(PurePath(folder).name, total=units.num_rows, done=units.num_rows - num_todo)
-    for table in _run(batches, stages, config.patience):
+    attempts = start_attempt_log()
+    for table in _run(batches, stages, config.patience, attempts):
         failed = pc.is_valid(table["error"])
         good.add(table.filter(pc.invert(failed)).select(schema.names))
         bad.add(_errors(table.filter(failed)))
@@ -61,6 +62,7 @@ def write_units(
             f"{progress.num_errors} of {units.num_rows} units failed, more than max_error_share ="
             f" {config.max_error_share}; the reasons are in {errors}"
         )
+    return ray.get(attempts.num_again.remote())
 
 
 def _batches(units: pa.Table, done: pa.ChunkedArray, size: int) -> list[pa.Table]:
@@ -70,19 +72,18 @@ def _batches(units: pa.Table, done: pa.ChunkedArray, size: int) -> list[pa.Table
     return [batch for batch in left if batch.num_rows]
 
 
-def _run(batches: Sequence[pa.Table], stages: Sequence[Stage], patience: float) -> Iterator[pa.Table]:
-    """What the stages make of each batch, as it comes."""
+def _run(
+    batches: Sequence[pa.Table], stages: Sequence[Stage], patience: float, attempts: Any
+) -> Iterator[pa.Table]:
+    """Yield what the stages make of each batch, as it comes."""
     if not batches:
         return
-    attempts = start_attempt_log()
     dataset: ray.data.Dataset = ray.data.from_arrow([pack(batch) for batch in batches])
     dataset.context.execution_no_progress_timeout_s = patience
     for stage in stages:
         dataset = stage.apply(dataset, attempts)
     for packed in dataset.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
         yield unpack(packed)
-    if num_again := ray.get(attempts.num_again.remote()):
-        logger.info("%d times work was begun again, after the process that did it had died", num_again)
 
 
 def _errors(failed: pa.Table) -> pa.Table:

@@ -12,16 +12,15 @@ import ray.data
 
 from jobs.capacity import cluster_spec
 from jobs.capacity.cluster_spec import Cluster
-from jobs.inputs.shared_paths import check_shared_paths
+from jobs.inputs.shared_paths import SharedPaths, check_shared_paths
 from jobs.runner import logs
-from visvm.config import Config
 
 ROOT = Path(__file__).parents[2]
 NUM_ATTEMPTS = 3
 logger = logging.getLogger(__name__)
 
 
-def start(config: Config | None = None, *, num_cpus: int | None = None) -> None:
+def start(config: SharedPaths | None = None, *, num_cpus: int | None = None) -> None:
     """Connect this process to Ray, once; a local cluster dies with the process.
 
     Raises:

@@ -14,16 +14,19 @@ from ray.train.torch import TorchTrainer
 from jobs.capacity.cluster_spec import Cluster
 from jobs.capacity.memory import worker_bytes
 from jobs.capacity.preflight import Demand, check
+from jobs.finetune import FinetuneConfig
 from jobs.runtime import ray_setup
 from jobs.runtime.curve_follower import following_curve
+from jobs.train_value import TrainValueConfig
 from visvm import storage
 
 logger = logging.getLogger(__name__)
+TrainingJob = TrainValueConfig | FinetuneConfig
 Train = Callable[[dict[str, Any]], dict[str, Any]]
 CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
 
 
-def fit(train: Train, config: Any, **options: Any) -> dict[str, Any]:
+def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
     """Run ``train`` on ``config.num_workers`` workers; what it returns on rank 0.
 
     Checkpoints go to OUT/checkpoints. If a worker dies, all start again from the last one, up to
@@ -72,11 +75,11 @@ def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
         smaller = [part for part in range(1, size // 2 + 1) if size % part == 0]
         if smaller:
             storage.write(note, str(smaller[-1]))
-            logger.warning("out of memory with micro_batch_size = %d: going on with %d", size, smaller[-1])
+            logger.warning("out of memory with micro_batch_size = %d: resuming with %d", size, smaller[-1])
         raise
 
 
-def demand(config: Any, cluster: Cluster | None = None) -> Demand:
+def demand(config: TrainingJob, cluster: Cluster | None = None) -> Demand:
     """What the workers ask of a cluster (the running one, for None)."""
     is_gpu = ray_setup.loading(config.device, "float32", cluster)["device"] == "cuda"
     return Demand(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from visvm.config import Config
+from visvm.config import Config, Place
 
 
 class WorkersConfig(Config):
     """The workers that train."""
 
-    out: str = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json")
+    out: Place = Field(description="run folder: model/, checkpoints/, tensorboard/, curve.jsonl")
     num_workers: int = Field(1, ge=1, description="training processes, one a GPU")
     min_workers: int | None = Field(
         None, ge=1, description="go on with as few when machines are lost (default: all); not with DeepSpeed"

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from visvm.engine.attention import AttentionPass, SharedPrefixKV
 from visvm.engine.engine import Engine
-from visvm.engine.image_store import Prefix
-
-ROUND = 64  # tokens
+from visvm.engine.image_store import ROUND, Prefix
 
 
 class SequenceBatch:

@@ -18,10 +18,13 @@ import pyarrow as pa
 import pytest
 import ray
 
+from actors.batch.caption import CaptionWriter
 from actors.batch.stage_metrics import StageMetrics, counts
 from jobs import generate_triples
 from jobs.runner import logs
 from jobs.runner.part_files import read_rows
+from visvm.reward import ClipScorer
+from visvm.value import FutureScorer, ValueScorer
 
 SECONDS = 90.0  # Ray exports every ten
 
@@ -71,9 +74,12 @@ def test_a_failed_row_is_counted_where_it_failed() -> None:
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
 def test_look_ups_of_images_are_counted_once_each(is_wrapped: bool) -> None:
-    """Also those of the value model inside a scorer of the reward and what follows."""
-    value = SimpleNamespace(hits=3, misses=1)
-    actor = SimpleNamespace(scorer=SimpleNamespace(value=value) if is_wrapped else value)
+    """Also those of the value model inside a scorer of the reward and the learned future."""
+    value = object.__new__(ValueScorer)
+    value.hits, value.misses = 3, 1
+    value.config = SimpleNamespace(predict="future")
+    actor = object.__new__(CaptionWriter)
+    actor.scorer = FutureScorer(object.__new__(ClipScorer), value) if is_wrapped else value
     batch = pa.table({"error": pa.array([None], pa.string())})
     metrics: Any = StageMetrics("captionwriter")
     hits, misses = Tally(), Tally()

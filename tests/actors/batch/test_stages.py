@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from actors.batch import rows as rows_module
 from actors.batch.caption import CaptionWriter
 from actors.batch.generate import Generate, Reward
 from actors.batch.rows import UNITS, Row, each, load
 from tests.support import tiny
+from visvm.images import content_hash
 from visvm.images import load as load_image
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Request
@@ -49,10 +51,19 @@ def by_image(table: pa.Table) -> dict[str, Row]:
 
 def test_a_file_is_read_or_its_reason_kept(photos: Path) -> None:
     rows = {row["image_id"]: row for row in load(units(photos, "000.png", "missing.png", "empty.jpg"))}
-    assert rows["000.png"]["data"] == (photos / "000.png").read_bytes()
+    assert rows["000.png"]["image"].content_hash == content_hash((photos / "000.png").read_bytes())
     assert rows["000.png"]["error"] is None and rows["000.png"]["image"].uri == str(photos / "000.png")
     assert rows["missing.png"]["stage"] == "read" and "No such file" in rows["missing.png"]["error"]
-    assert rows["empty.jpg"]["stage"] == "decode" and rows["empty.jpg"]["data"] == b""
+    assert rows["empty.jpg"]["stage"] == "decode" and "zero bytes" in rows["empty.jpg"]["error"]
+
+
+def test_a_file_is_read_once_for_all_its_prompts(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(rows_module, "read", lambda uri: read.append(uri) or Path(uri).read_bytes())
+    prompts = [units(photos, "000.png"), units(photos, "001.png"), units(photos, "000.png")]
+    loaded = load(pa.concat_tables(prompts))
+    assert sorted(read) == [str(photos / "000.png"), str(photos / "001.png")]
+    assert loaded[0]["image"] is loaded[2]["image"]
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +85,16 @@ def test_responses_are_those_of_the_policy(rolled: pa.Table, tiny_policy: Path, 
         assert [r["finish_reason"] for r in row["responses"]] == [c.finish_reason for c in expected]
         assert [r["temperature"] for r in row["responses"]] == pytest.approx(TEMPERATURES)
         assert all(r["sentences"] == split_sentences(r["text"]) for r in row["responses"])
+
+
+def test_an_image_replaced_since_its_responses_is_an_error(
+    rolled: pa.Table, tiny_clip: Path, photos: Path, tmp_path: Path
+) -> None:
+    row = by_image(rolled)["000.png"]
+    (tmp_path / "000.png").write_bytes((photos / "001.png").read_bytes())
+    changed = pa.Table.from_pylist([{**row, "uri": str(tmp_path / "000.png")}], schema=rolled.schema)
+    [rewarded] = Reward({"name": str(tiny_clip)})(changed).to_pylist()
+    assert rewarded["stage"] == "reward" and "changed while" in rewarded["error"]
 
 
 def test_rewards_are_those_of_the_scorer(rolled: pa.Table, tiny_clip: Path, photos: Path) -> None:
