@@ -38,7 +38,7 @@ def test_two_actors_are_as_fast_as_the_largest_part_allows() -> None:
 
 
 def test_gpus_are_the_limit_until_s3_is_and_then_the_driver() -> None:
-    """At 0.67 s and 2 GETs an image 5,500 GETs a second feed 1,842 GPUs, a driver of 7,700 rows a second 5,159."""
+    """At 0.67 s and 2 GETs an image 5,500 GETs a second feed 1,842 GPUs, and a driver 5,159."""
     assert [forecast(num, 10**9)["limit"] for num in (1_800, 1_900)] == ["gpus", "s3_gets"]
     prefixes = Figures(gets_per_second=10 * 5_500)
     limits = [forecast(num, 10**9, figures=prefixes)["limit"] for num in (5_000, 5_300)]
