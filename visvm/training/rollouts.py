@@ -70,7 +70,7 @@ def _responses(row: dict[str, Any]) -> tuple[Response, ...]:
         sentences, rewards = one["sentences"], one["rewards"]
         if len(sentences) != len(rewards) or not np.isfinite(np.array(rewards, dtype=float)).all():
             raise ValueError(
-                f"rollout {row['id']!r}: {len(sentences)} sentences need as many finite rewards, got {rewards}"
+                f"rollout {row['id']!r}: {len(sentences)} sentences need finite rewards, got {rewards}"
             )
         if not all(text.strip() for text in sentences):
             raise ValueError(f"rollout {row['id']!r} has an empty sentence")
