@@ -247,6 +247,7 @@ def work(config: DemoConfig) -> dict[str, Any]:
     metrics = {
         "rows": result["rows"],
         "paired": result["paired"],
+        "calibration": result.get("calibration", {}),  # an evaluation of an earlier version has none
         "config": config.model_dump(mode="json"),
         "seed": config.seed,
         "centres": demo.centres,

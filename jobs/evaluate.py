@@ -28,7 +28,7 @@ from visvm.metrics.vocabulary import Variant
 from visvm.tables import read_rows
 
 COLUMNS = (
-    *("image_id", "caption", "prompt", "method", "finish_reason"),
+    *("image_id", "caption", "sentences", "values", "prompt", "method", "finish_reason"),
     *("num_generated_tokens", "num_value_calls", "seconds"),
 )
 logger = logging.getLogger(__name__)
@@ -47,12 +47,14 @@ class EvaluateConfig(Config):
 
 def work(config: EvaluateConfig) -> dict[str, Any]:
     """Judge the captions and print the tables."""
-    from visvm.report.table import paired_table, results_table
+    from visvm.report.table import at_equal_length, paired_table, results_table
 
     result = judge(config)
     print(results_table(result["rows"]))
     if result["paired"]:
         print("\n" + paired_table(result["paired"]))
+        print("\nat equal caption length (*: outside of what was observed)")
+        print(paired_table(at_equal_length(result["paired"])))
     return result
 
 

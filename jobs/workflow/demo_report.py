@@ -62,6 +62,8 @@ def _plots(stages: Stages, metrics: Metrics) -> list[Plot]:
         plots += curves.centre_plots(found["centre"], found["centre_compared"])
     if "step_size" in found:
         plots.append(curves.step_size_plot(found["step_size"]))
+    if calibration := {name: curve for name, curve in metrics["calibration"].items() if name in SHOWN}:
+        plots.append(curves.risk_plot(calibration))
     values = {name: stages.metrics(f"value/{name}") for name in _below(stages.path("value"))}
     tuned = {name: stages.metrics(f"sft/{name}")["loss"] for name in _below(stages.path("sft"))}
     return [*plots, *curves.value_plots(values), *([curves.sft_plot(tuned)] if tuned else [])]

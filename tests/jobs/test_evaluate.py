@@ -74,7 +74,7 @@ def test_methods_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture
     costs = ("num_generated_tokens", "num_value_calls", "seconds_per_caption", "num_unfinished")
     assert [search[name] for name in costs] == [10, 6, 0.5, 1]
     differences = {(one["a"], one["b"], one["metric"]): one for one in metrics["paired"]}
-    assert {metric for _, _, metric in differences} == {"chair_s", "chair_i", "recall", "num_words"}
+    assert {"chair_s", "chair_i", "recall", "num_words"} < {metric for _, _, metric in differences}
     assert differences["visvm", "base", "chair_s"]["difference"] == -1
     assert differences["visvm", "base", "chair_s"]["ci"] == [-1, -1]
     assert metrics["prompts"] == ["Describe."]

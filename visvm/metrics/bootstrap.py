@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Settings of the 95 % percentile bootstrap over images."""
+
+    num_resamples: int = 2000
+    seed: int = 0
+
+
+DEFAULT = Resampling()
 
 
 def resample(counts: Array, *, num_resamples: int, seed: int) -> Array:

@@ -2,13 +2,14 @@
 
 from visvm.report.html_page import Report, ReportExample, render
 from visvm.report.plots import Plot, Series, to_svg
-from visvm.report.table import name_of, paired_table, results_table
+from visvm.report.table import at_equal_length, name_of, paired_table, results_table
 
 __all__ = [
     "Plot",
     "Report",
     "ReportExample",
     "Series",
+    "at_equal_length",
     "name_of",
     "paired_table",
     "render",

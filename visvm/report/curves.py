@@ -52,6 +52,12 @@ def step_size_plot(curves: Mapping[str, Sequence[Row]]) -> Plot:
     return Plot("Candidates a step", "step size K", "CHAIRs, %", series, log_x=True)
 
 
+def risk_plot(curves: Mapping[str, Sequence[Row]]) -> Plot:
+    """Plot the risk of sentences of value at least tau against the share of sentences that have it."""
+    series = [_rates(method, rows, "coverage", "risk") for method, rows in curves.items()]
+    return Plot("Risk as the threshold on values rises", "share of sentences kept", "risk, %", series)
+
+
 def _series(label: str, curve: Sequence[Row], key: str) -> Series:
     points = [(entry["step"], entry[key]) for entry in curve if entry.get(key) is not None]
     return Series(label, [x for x, _ in points], [y for _, y in points])

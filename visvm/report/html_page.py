@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from visvm import images
 from visvm.metrics.chair import chair
 from visvm.report.plots import Plot, to_svg
-from visvm.report.table import COLUMNS, DIFFERENCES, Row, cells, name_of, paired_cells
+from visvm.report.table import COLUMNS, DIFFERENCES, Row, at_equal_length, cells, name_of, paired_cells
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def render(report: Report) -> str:
         report=report,
         columns=[column.title for column in COLUMNS],
         table=cells(report.rows),
-        differences=DIFFERENCES.values(),
+        differences=list(DIFFERENCES.values()),
         paired=paired_cells(report.paired),
+        equal_length=paired_cells(at_equal_length(report.paired)),
         plots=[to_svg(plot) for plot in report.plots],
         examples=[_example(example) for example in report.examples],
     )

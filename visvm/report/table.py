@@ -34,6 +34,8 @@ def name_of(method: str) -> str:
 
 def _percent(key: str) -> Callable[[Row], str]:
     def text(row: Row) -> str:
+        if row.get(key) is None:  # a results file of an earlier version
+            return "-"
         interval = row.get(f"{key}_ci")
         number = f"{100 * row[key]:.1f}"
         return f"{number} [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else number
@@ -49,7 +51,10 @@ COLUMNS = (
     Column("method", lambda row: name_of(row["method"])),
     Column("CHAIRs", _percent("chair_s")),
     Column("CHAIRi", _percent("chair_i")),
+    Column("distinct CHAIRi", _percent("chair_i_distinct")),
     Column("recall", _percent("recall")),
+    Column("F1", _percent("f1")),
+    Column("repetition", _percent("repetition")),
     Column("sentences", _number("num_sentences", 1)),
     Column("words", _number("num_words", 1)),
     Column("tokens", _number("num_generated_tokens", 0)),
@@ -57,7 +62,15 @@ COLUMNS = (
     Column("s/caption", _number("seconds_per_caption", 3)),
 )
 
-DIFFERENCES = {"chair_s": "CHAIRs", "chair_i": "CHAIRi", "recall": "recall", "num_words": "words"}
+DIFFERENCES = {
+    "chair_s": "CHAIRs",
+    "chair_i": "CHAIRi",
+    "chair_i_distinct": "distinct CHAIRi",
+    "recall": "recall",
+    "f1": "F1",
+    "repetition": "repetition",
+    "num_words": "words",
+}
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
@@ -76,11 +89,17 @@ def paired_cells(paired: Sequence[Row]) -> list[list[str]]:
     ]
 
 
+def at_equal_length(paired: Sequence[Row]) -> list[Row]:
+    """Return the paired differences at equal caption length in place of the observed ones."""
+    return [{**row, **row["at_equal_length"]} for row in paired if "at_equal_length" in row]
+
+
 def _difference(row: Row) -> str:
-    """Format a difference: fractions in percentage points, counts unchanged."""
+    """Format a difference: fractions in percentage points, counts unchanged; "*" marks an extrapolation."""
     factor = 1 if row["metric"].startswith("num_") else 100
     low, high = (factor * bound for bound in row["ci"])
-    return f"{factor * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    mark = "*" if row.get("extrapolated") else ""
+    return f"{factor * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
 
 
 def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

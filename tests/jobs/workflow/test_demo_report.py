@@ -69,6 +69,7 @@ def finished(tmp_path: Path) -> tuple[Stages, dict[str, str], dict[str, Any]]:
     metrics = {
         "rows": [row(method) for method in METHODS],
         "paired": [],
+        "calibration": {},
         "config": {"size": "small", "seed": 0, "num_train": 3, "num_test": 3, "num_examples": 2},
         "centres": {"visvm": 0.4},
         "curves": {},

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from visvm.report import Plot, Report, ReportExample, Series, paired_table, render, results_table, to_svg
+from visvm.report import (
+    Plot,
+    Report,
+    ReportExample,
+    Series,
+    at_equal_length,
+    paired_table,
+    render,
+    results_table,
+    to_svg,
+)
 
 ROW = {
     "method": "visvm",
@@ -47,6 +57,13 @@ def test_differences_are_percentage_points_or_counts() -> None:
     assert len(text.splitlines()) == 3
     assert "-6.2 [-10.0, -2.0]" in text
     assert "+0.5 [+0.0, +1.0]" in text
+
+
+def test_differences_at_equal_length_mark_an_extrapolation() -> None:
+    controlled = {"difference": -0.02, "ci": [-0.05, 0.01], "per_word": 0.001, "extrapolated": True}
+    rows = at_equal_length([PAIRED | {"at_equal_length": controlled}, PAIRED | {"metric": "num_words"}])
+    assert "-2.0 [-5.0, +1.0]*" in paired_table(rows)
+    assert len(rows) == 1
 
 
 def test_an_unknown_number_is_a_dash() -> None:
