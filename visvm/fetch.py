@@ -93,7 +93,7 @@ async def fetch(url: str, limits: Limits) -> bytes:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is on the public internet and does not tunnel to another address."""
+    """Return whether an IP address is on the public internet and does not tunnel to another address."""
     ip = ip_address(address.partition("%")[0])
     if ip.version == 6 and ip not in _GLOBAL_6:
         return False

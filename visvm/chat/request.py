@@ -22,9 +22,9 @@ Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=2)]
 class ChatLimits(Config):
     """Upper limits of one request."""
 
-    max_tokens: int = Field(512, ge=1, description="tokens a caption; a request for more gets so many")
-    max_sentences: int = Field(64, ge=1, description="sentences a caption; a request for more gets so many")
-    max_candidates: int = Field(128, ge=1, description="candidates a sentence, over all n captions")
+    max_tokens: int = Field(512, ge=1, description="tokens per caption; larger requests are lowered")
+    max_sentences: int = Field(64, ge=1, description="sentences per caption; larger requests are lowered")
+    max_candidates: int = Field(128, ge=1, description="candidates per sentence, summed over all n captions")
     max_n: int = Field(8, ge=1, description="captions")
     max_prompt_chars: int = Field(4000, ge=1, description="characters of the prompt")
 

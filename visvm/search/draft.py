@@ -43,7 +43,7 @@ class Draft:
         self.cost.num_prompt_tokens = self.branch.num_prompt_tokens
 
     def is_live(self, max_sentences: int | None) -> bool:
-        """Whether the caption goes on: neither the chosen candidate nor the limit has ended it."""
+        """Return whether the caption goes on: neither the chosen candidate nor the limit has ended it."""
         return not self.branch.ended and not at_limit(len(self.branch.sentences), max_sentences)
 
 
@@ -80,7 +80,7 @@ class SentenceSearch:
 
 
 def at_limit(num_sentences: int, max_sentences: int | None) -> bool:
-    """Whether a caption of ``num_sentences`` has reached the limit (None: no limit)."""
+    """Return whether a caption of ``num_sentences`` has reached the limit (None: no limit)."""
     return max_sentences is not None and num_sentences >= max_sentences
 
 

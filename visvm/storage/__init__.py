@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 def is_remote(uri: str) -> bool:
-    """Whether ``uri`` lies outside the file system of this machine."""
+    """Return whether ``uri`` lies outside the file system of this machine."""
     return "://" in uri and not uri.startswith(LOCAL)
 
 
@@ -74,17 +74,17 @@ def write(uri: str, data: bytes | str, *, new: bool = False) -> None:
 
 
 def is_file(uri: str) -> bool:
-    """Whether ``uri`` is an existing file."""
+    """Return whether ``uri`` is an existing file."""
     return _kind(uri) == "file"
 
 
 def is_folder(uri: str) -> bool:
-    """Whether ``uri`` is an existing folder; in S3, one that is not empty."""
+    """Return whether ``uri`` is an existing folder; in S3, one that is not empty."""
     return _kind(uri) == "folder"
 
 
 def exists(uri: str) -> bool:
-    """Whether ``uri`` is an existing file or folder."""
+    """Return whether ``uri`` is an existing file or folder."""
     return _kind(uri) is not None
 
 

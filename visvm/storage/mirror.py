@@ -31,7 +31,7 @@ def local(name: str) -> str:
 
 
 def settings(name: str) -> str:
-    """Like ``local`` but without the weights: enough to tell what kind of model it is."""
+    """Like ``local``, but copy no weights: enough to tell what kind of model it is."""
     return str(_copy(name, SETTINGS_BYTES)) if storage.is_remote(name) else name
 
 

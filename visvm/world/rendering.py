@@ -42,7 +42,7 @@ def draw(layout: Layout) -> np.ndarray:
 
 
 def image(layout: Layout) -> Image.Image:
-    """The image of a layout as a PIL image."""
+    """Return the image of a layout as a PIL image."""
     return Image.fromarray(draw(layout))
 
 
