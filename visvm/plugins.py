@@ -40,8 +40,22 @@ def load_scorer(spec: str) -> Scorer:
         ValueError: it cannot be imported, or is not a ``visvm.Scorer``.
     """
     found = load_object(spec)
-    is_factory = isinstance(found, type) or (callable(found) and not isinstance(found, Scorer))
-    return check_scorer(found() if is_factory else found, spec)
+    return check_scorer(found() if _is_factory(found) else found, spec)
+
+
+def check_scorer_name(spec: str) -> str:
+    """Return ``spec`` if "MODULE:NAME" can be imported and may be a scorer; nothing is made of it.
+
+    Raises:
+        ValueError: it cannot be imported, or is neither a scorer nor something that returns one.
+    """
+    found = load_object(spec)
+    if isinstance(found, type):
+        if not callable(getattr(found, "score", None)):
+            raise ValueError(f"{spec}: class {found.__name__} has no method score(questions)")
+    elif not _is_factory(found):
+        check_scorer(found, spec)
+    return spec
 
 
 def check_scorer(scorer: Any, name: str) -> Scorer:
@@ -52,3 +66,7 @@ def check_scorer(scorer: Any, name: str) -> Scorer:
             " score(questions) -> list[list[float]], one float for each sentence of each question"
         )
     return scorer
+
+
+def _is_factory(found: Any) -> bool:
+    return isinstance(found, type) or (callable(found) and not isinstance(found, Scorer))

@@ -31,10 +31,10 @@ def load_scorer(
     Raises:
         ValueError: a model cannot be loaded, or ``own`` is not a scorer.
     """
-    if needs == "none":
-        return None
     if own is not None:
         return load_own(own)
+    if needs == "none":
+        return None
     prm = _load_reward(reward) if "reward" in needs else None
     if needs == "reward":
         return prm

@@ -1,4 +1,4 @@
-"""Captions: a search over the policy, with the scorer that its method needs."""
+"""The caption stage: a search over the policy, with the scorer that its method needs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import pyarrow as pa
 from actors.batch.rows import FAULT, Row, each, load, table
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Caption, Request
-from visvm.reward import ClipScorer
 from visvm.schemas import CAPTIONS
-from visvm.search import METHODS, SearchConfig, make_search
-from visvm.value import FutureScorer, ValueScorer
+from visvm.scorers import clear, load_scorer
+from visvm.search import SearchConfig, find_method, make_search
 
 CAPTIONED = pa.schema([*CAPTIONS, *pa.schema(FAULT)])
 
 
 class CaptionWriter:
-    """UNITS -> CAPTIONED: one caption a unit, by one method."""
+    """UNITS -> CAPTIONED: one caption per unit, by one method."""
 
     def __init__(
         self,
@@ -29,10 +28,10 @@ class CaptionWriter:
         scorer: dict[str, Any],
         seed: int,
     ) -> None:
-        """Keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``."""
+        """Take keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``."""
         self.policy = SharedPrefixPolicy.from_pretrained(**policy)
         self.search = make_search(method, SearchConfig(**search))
-        self.scorer = load_scorer(method, **scorer)
+        self.scorer = load_scorer(find_method(method).needs, **scorer)
         self.seed = seed
 
     @property
@@ -45,24 +44,10 @@ class CaptionWriter:
         return table(each(load(batch), self._write, stage="caption"), CAPTIONED)
 
     def _write(self, rows: list[Row]) -> list[Row]:
-        if self.scorer:
-            self.scorer.clear()
+        clear(self.scorer)
         requests = [Request(row["image"], row["prompt"], self.seed) for row in rows]
         captions = self.search(self.policy, self.scorer, requests)
         return [{**row, **_columns(caption)} for row, caption in zip(rows, captions, strict=True)]
-
-
-def load_scorer(
-    method: str, *, reward: dict[str, Any] | None, value: dict[str, Any] | None
-) -> ClipScorer | ValueScorer | FutureScorer | None:
-    """The scorer that ``method`` needs, from the keywords of the ``from_pretrained`` of its models."""
-    needs = METHODS[method].needs
-    prm = ClipScorer.from_pretrained(**reward) if reward else None
-    learned = ValueScorer.from_pretrained(**value) if value else None
-    if needs == "reward+future":
-        assert prm and learned, f"{method} needs a reward and a value model"
-        return FutureScorer(prm, learned)
-    return {"none": None, "reward": prm, "value": learned}[needs]
 
 
 def _columns(caption: Caption) -> Row:

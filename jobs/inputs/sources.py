@@ -42,7 +42,7 @@ def find(images: str, *, image_root: str | None = None) -> list[Source]:
         raise ValueError(f"cannot read images = {images!r}: {error}") from None
     if not sources:
         raise ValueError(f"images = {images!r}: no images in it")
-    _check_unique(sources)
+    check_unique(sources)
     return sorted(sources)
 
 
@@ -143,7 +143,8 @@ def _first(schema: pa.Schema, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in schema.names), None)
 
 
-def _check_unique(sources: Sequence[Source]) -> None:
+def check_unique(sources: Sequence[Source]) -> None:
+    """Check that every image has an id of its own; ValueError names two that share one."""
     counts = Counter(source.image_id for source in sources)
     twice = [image_id for image_id, count in counts.items() if count > 1]
     if twice:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from actors.batch.rows import UNITS
 from jobs.inputs import sources
+from jobs.inputs.image_list import find_all
 from jobs.pipeline.config import PipelineConfig
 from visvm.prompts import DETAIL_PROMPTS, prompt_for
 
@@ -19,9 +20,7 @@ def make_units(config: PipelineConfig) -> pa.Table:
     Raises:
         ValueError: the source has no images, too few, or is malformed.
     """
-    drawn = sources.draw(
-        sources.find(config.images, image_root=config.image_root), config.sample, config.seed
-    )
+    drawn = sources.draw(find_all(config.images, image_root=config.image_root), config.sample, config.seed)
     rows = [
         {"id": unit_id(image_id, prompt), "image_id": image_id, "uri": uri, "prompt": prompt}
         for image_id, uri in drawn

@@ -9,6 +9,7 @@ import torch
 
 from jobs import caption
 from jobs.runner.part_files import parts, read_rows
+from visvm.config import load
 from visvm.schemas import CAPTIONS
 from visvm.value import VisionValueModel
 
@@ -54,6 +55,12 @@ def test_captions_with_their_traces(arguments: list[str], tmp_path: Path) -> Non
     ("flags", "message"),
     [
         (["--method", "beam"], "expected one of greedy"),
+        (["--method", "visvm", "--search", "a:B"], "not both"),
+        (["--search", "no_such_module:B"], "cannot be imported"),
+        (["--search", "tests.support.own:number"], "expected a subclass"),
+        (["--scorer", "tests.support.own:ShortestFirst"], "uses no scorer"),
+        (["--method", "prm", "--scorer", "tests.support.own:Missing"], "cannot be imported"),
+        (["--method", "prm", "--scorer", "tests.support.own:TwoSentences"], "no method score"),
         (["--method", "visvm", "--value", "./missing"], "no such directory"),
         (["--method", "reward_plus_future"], "predicts 'value'; this method needs 'future'"),
         (["--method", "prm", "--reward", "./missing"], "no such directory"),
@@ -82,3 +89,52 @@ def test_a_value_model_of_another_family_or_no_value_model_is_refused(
     assert "is a llava model, the policy" in capsys.readouterr().err
     assert caption.main([*arguments, "--method", "visvm", "--value", str(tiny_policy)]) == 2
     assert "not a value model" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_captions_are_those_of_the_front_door_and_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file and a glob of the world's images, a search and a scorer of one's own on Ray's workers."""
+    import visvm
+    from visvm.world import coco_export
+
+    paths = coco_export.make(tmp_path / "world", split="test", count=3)
+    out, flags = tmp_path / "out", ["--seed", "3", "--max-sentences", "4"]
+    images = [paths[0], str(tmp_path / "world/images/*[12].png")]
+    assert caption.main(["--images", *images, "--method", "visvm", "--out", str(out), *flags]) == 0
+    captioner = visvm.load()
+    expected = {Path(path).stem: captioner.caption(path, seed=3, max_sentences=4).text for path in paths}
+    printed = capsys.readouterr()
+    lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+    assert {line["image_id"]: line["caption"] for line in lines} == expected
+    assert [tuple(line) for line in lines] == [caption.JSONL_KEYS] * 3
+    assert all(f"{name}: {text.strip()}" in printed.out for name, text in expected.items())
+    assert f"visvm show {out}" in printed.out and "drawings of their own" not in printed.err
+
+    own = ["--search", "tests.support.own:TwoSentences", "--scorer", "tests.support.own:ShortestFirst"]
+    assert caption.main(["--images", paths[0], *own, "--out", str(tmp_path / "own"), *flags]) == 0
+    [row] = read_rows(tmp_path / "own" / "captions")
+    assert row["method"] == "two_sentences"
+    assert row["values"] == [-float(len(text.strip())) for text in row["sentences"]]
+
+
+def test_a_list_of_one_is_that_one_as_in_older_configs() -> None:
+    one, two = (
+        load(caption.CaptionConfig, out="out", images=images) for images in (["photos"], ["a.png", "b.png"])
+    )
+    assert one.images == "photos" and two.images == ("a.png", "b.png")
+
+
+def test_the_worlds_policy_is_told_of_photos_only(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from visvm.world import coco_export
+
+    drawing = coco_export.make(tmp_path, split="train", count=1)[0]
+    with caplog.at_level("WARNING", logger="jobs.caption"):
+        caption.note_strange_images("org/name", [str(photos / "000.png")])
+        caption.note_strange_images("world", [drawing, str(photos / "empty.jpg")])
+        assert caplog.messages == []
+        caption.note_strange_images("world", [drawing, str(photos / "000.png")])
+    assert "drawings of their own world" in caplog.messages[0]

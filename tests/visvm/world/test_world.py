@@ -35,7 +35,7 @@ from visvm.world import (
     tokens,
     writer,
 )
-from visvm.world.rendering import image
+from visvm.world.rendering import image, is_drawing
 from visvm.world.scenes import SCENES, Layout, layout
 
 
@@ -265,3 +265,13 @@ def test_the_shipped_weights_are_small_and_accurate() -> None:
     greedy = checks.figures({"greedy": checks.search(Decode(), policy, None, 16)})["rows"][0]
     assert greedy["recall"] > 0.8
     assert greedy["chair_i"] < 0.25
+
+
+def test_every_drawing_is_known_as_one_and_photos_are_not() -> None:
+    for split in ("train", "validation", "test"):
+        assert all(is_drawing(image(layout(split, index))) for index in range(0, 1000, 5))
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (96, 96, 3)).astype(np.uint8))
+    gradient = Image.linear_gradient("L").resize((96, 96)).convert("RGB")
+    strangers = [noise, gradient, Image.new("RGB", (96, 96)), image(layout("test", 0)).resize((97, 96))]
+    assert not any(map(is_drawing, strangers))
