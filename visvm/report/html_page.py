@@ -18,10 +18,10 @@ from visvm.report.table import COLUMNS, DIFFERENCES, Row, at_equal_length, cells
 
 @dataclass(frozen=True)
 class ReportExample:
-    """An image (path or URI), the categories in it, and each method's caption (a row of ``CAPTIONS``)."""
+    """An image (path or URI), each method's caption (a row of ``CAPTIONS``), and the categories if known."""
 
     image: str
-    truth: frozenset[str]
+    truth: frozenset[str] | None
     captions: Mapping[str, Row]
 
 
@@ -60,7 +60,7 @@ def render(report: Report) -> str:
 def _example(example: ReportExample) -> dict[str, Any]:
     return {
         "image": _data_url(example.image),
-        "truth": sorted(example.truth),
+        "truth": None if example.truth is None else sorted(example.truth),
         "captions": [
             {
                 "name": name_of(method),
@@ -72,7 +72,7 @@ def _example(example: ReportExample) -> dict[str, Any]:
     }
 
 
-def _step(step: Row, truth: Iterable[str]) -> list[dict[str, Any]]:
+def _step(step: Row, truth: Iterable[str] | None) -> list[dict[str, Any]]:
     """Return the distinct candidates of a step, the best value first."""
     choice = step["candidates"][step["choice"]]["text"]
     unique = {candidate["text"]: candidate for candidate in reversed(step["candidates"])}
@@ -87,10 +87,16 @@ def _step(step: Row, truth: Iterable[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(text: str, truth: Iterable[str]) -> dict[str, Any]:
-    return {"text": text.strip(), "wrong": sorted(set(chair(text, truth).hallucinated))}
+def _sentence(text: str, truth: Iterable[str] | None) -> dict[str, Any]:
+    wrong = [] if truth is None else sorted(set(chair(text, truth).hallucinated))
+    return {"text": text.strip(), "wrong": wrong}
 
 
-def _data_url(uri: str) -> str:
+def _data_url(uri: str) -> str | None:
+    """Return the image as a data: URL, or None if it is not where it was."""
+    try:
+        data = images.read(uri)
+    except ValueError:
+        return None
     kind = mimetypes.guess_type(uri)[0] or "application/octet-stream"
-    return f"data:{kind};base64,{base64.b64encode(images.read(uri)).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
