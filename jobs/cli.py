@@ -10,12 +10,14 @@ from visvm.config import did_you_mean
 
 VERBS = {
     "demo": "run the whole loop on the embedded world: table and report",
+    "describe": "one or a few images, in this process: each sentence as it is chosen",
     "caption": "images -> captions, by greedy, best_of_n, prm, visvm, mcts, ...",
     "generate-triples": "images -> rollouts with rewards -> (sentence, next sentence, reward) triples",
     "train-value": "rollouts -> vision value model, by TD learning",
     "finetune": "captions -> fine-tuned policy",
     "evaluate": "captions -> CHAIR, recall and length, with intervals",
     "self-train": "generate, train, caption, finetune, evaluate; several rounds",
+    "show": "the captions, rollouts or results of a run, here or as one HTML page",
     "serve": "an endpoint that speaks OpenAI's chat completions, guided by search",
     "world": "make images of the embedded world, or train its models from scratch",
     "plan": "what a job needs and a cluster has: actors, memory, hours",

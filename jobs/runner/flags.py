@@ -45,6 +45,7 @@ def parse_all(
     """Return the config, and whether it is to be printed."""
     given = vars(make_parser(config_class, doc, verb).parse_args(_current_flags(config_class, argv)))
     path, overrides, is_printed = given.pop("config"), given.pop("set"), given.pop("print_config")
+    given = {name: None if value == [] else value for name, value in given.items()}  # no argument given
     data = gather(path, overrides, **given)
     _check_required(config_class, data)
     return validate(config_class, data), is_printed
@@ -53,7 +54,7 @@ def parse_all(
 def make_parser(config_class: type[Config], doc: str, verb: str) -> Parser:
     """Return the parser of a verb."""
     known = config_class.model_fields.items()
-    needed = " ".join(f"{_flag_name(name, field)} ..." for name, field in known if field.is_required())
+    needed = " ".join(_flag_name(name, field) + " ..." for name, field in known if field.is_required())
     parser = Parser(
         prog=f"visvm {verb}",
         usage=" ".join(filter(None, [f"visvm {verb}", needed, "[flags]"])),
@@ -91,7 +92,15 @@ def _title(kind: type) -> str:
     return first[:1].lower() + first[1:]
 
 
+def _is_positional(field: FieldInfo) -> bool:
+    """Return whether a field is an argument without a flag: marked by json_schema_extra."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("positional"))
+
+
 def _flag_name(name: str, field: FieldInfo) -> str:
+    if _is_positional(field):
+        return name
     return "--" + (field.alias or name).replace("_", "-")
 
 
@@ -103,6 +112,8 @@ def _options(field: FieldInfo) -> dict[str, Any]:
     kinds = {typing.get_origin(kind) or kind for kind in _members(field.annotation)}
     if bool in kinds:
         return options | {"action": argparse.BooleanOptionalAction}
+    if _is_positional(field):
+        return {"help": text, "nargs": "*" if kinds & {list, tuple} else "?"}
     metavar = {int: "N", float: "X"}.get(next(iter(kinds - {type(None)}), str), "TEXT")
     if kinds & {list, tuple}:
         return options | {"nargs": "+", "action": "extend", "metavar": metavar}
