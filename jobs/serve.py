@@ -64,6 +64,10 @@ def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> di
     """Return the deployments that score, by what a search method needs."""
     from actors.serving import deployments
 
+    if config.scorer:
+        scale, room = config.value_scale, 4 * deployments.BATCH
+        own = _scaled(deployments.OwnScorerDeployment, scale, config, room=room)
+        return dict.fromkeys(("value", "reward"), own.bind(config.scorer, max_images=config.max_images))
     reward = {"name": models.reward, **loading} if models.reward else None
     scorers = {}
     if models.value:
@@ -112,7 +116,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
     from visvm.chat import served_methods
 
     return Settings(
-        methods=tuple(served_methods(needs)),
+        methods=(*filter(None, [config.search]), *served_methods(needs)),
         limits=config.limits,
         fetch=config.fetch,
         max_requests=config.max_requests,
@@ -129,7 +133,7 @@ def _demands(config: ServeConfig, models: Models) -> list[Demand]:
     is_gpu = _loading(config)["device"] == "cuda"
     scales = {"policy": config.policy_scale}
     scales |= {"reward": config.reward_scale} if models.reward else {}
-    scales |= {"value": config.value_scale} if models.value else {}
+    scales |= {"value": config.value_scale} if models.value or config.scorer else {}
     replicas = [
         Demand(
             name,

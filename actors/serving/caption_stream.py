@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actors.serving.remote_scorer import RemoteScorer
 from actors.serving.retry import refusal
 from visvm.chat import CaptionResult, CaptionSpec, ChatError, Event, Step, search_of
 from visvm.images import decode
 from visvm.records import Caption, DecodedImage, Question, Request, TraceStep
-from visvm.search import METHODS
-from visvm.search.draft import SentenceSearch
+from visvm.search import SentenceSearch, find_method
 from visvm.search.scheduler import SearchTask, ignore
 from visvm.search.scheduler_thread import EngineFailed, SchedulerThread
 
@@ -70,12 +69,12 @@ class CaptionStream:
         self, spec: CaptionSpec, data: bytes, captioner: Captioner, *, image: DecodedImage, follow: bool
     ) -> None:
         self.spec, self.data, self.follow, self.engine_thread = spec, data, follow, captioner.engine_thread
-        self.scorer = captioner.scorers.get(METHODS[spec.method].needs)
+        self.scorer = captioner.scorers.get(find_method(spec.method).needs)
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self.scoring: set[asyncio.Task[None]] = set()
         self.started = time.perf_counter()
-        search: Any = search_of(spec)
+        search = search_of(spec)
         self.tasks = [
             self._task(i, Request(image, spec.prompt, seed, spec.max_tokens), search)
             for i, seed in enumerate(spec.seeds)

@@ -140,3 +140,13 @@ class RewardDeployment(_Scoring):
         from visvm.reward import ClipScorer
 
         super().__init__(ClipScorer.from_pretrained(**reward), max_images)
+
+
+@serve.deployment(name="Scorer", request_router_config=BY_IMAGE)
+class OwnScorerDeployment(_Scoring):
+    """Scores by a scorer of the user's own, "MODULE:NAME", imported in the replica."""
+
+    def __init__(self, scorer: str, *, max_images: int) -> None:
+        from visvm.plugins import load_scorer
+
+        super().__init__(load_scorer(scorer), max_images)

@@ -10,10 +10,12 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from jobs.inputs.models import check_policy, check_reward, check_value, default_value, resolve
 from visvm.chat import ChatLimits
 from visvm.config import Config, ConfigT
 from visvm.fetch import Limits
+from visvm.models import check_policy, check_reward, check_value, default_value, resolve
+from visvm.plugins import check_scorer_name
+from visvm.search import SearchConfig, find_method, make_search
 
 KEYS = "VISVM_API_KEYS"
 
@@ -54,6 +56,12 @@ class ServeConfig(Config):
         "auto",
         description='"none", "auto" (what fits the policy), local directory, hub id or ARCHITECTURE/WEIGHTS',
     )
+    scorer: str | None = Field(
+        None, description="a scorer of your own, MODULE:NAME, in place of the value and reward models"
+    )
+    search: str | None = Field(
+        None, description="a search of your own, MODULE:NAME: served under that name, and the default"
+    )
     centre: float | None = Field(
         None, description="reward at which a sentence is worth nothing, for the value model"
     )
@@ -93,27 +101,48 @@ class ServeConfig(Config):
 
 @dataclass(frozen=True)
 class Models:
-    """Resolved names; None for what is not served."""
+    """Resolved names; None for what is not served. ``scorer`` is the user's own, MODULE:NAME."""
 
     policy: str
-    reward: str | None
-    value: str | None
-    predict: str | None
+    reward: str | None = None
+    value: str | None = None
+    predict: str | None = None
+    scorer: str | None = None
+
+    @property
+    def needs(self) -> set[str]:
+        """What a search may need to be served."""
+        if self.scorer:
+            return {"none", "reward", "value"}
+        learned = {"value": "value", "future": "reward+future"}.get(self.predict or "")
+        return {"none", *filter(None, [self.reward and "reward", learned])}
 
 
 def find_models(config: ServeConfig) -> Models:
-    """Look that all models are there and fit each other; nothing is loaded.
+    """Return the models of a config, which are there and fit each other; nothing is loaded.
 
     Raises:
-        ValueError: one cannot be found, or does not fit.
+        ValueError: one cannot be found or does not fit, or the own search needs what is not served.
     """
+    models = _find_models(config)
+    if config.search:
+        make_search(config.search, SearchConfig.model_validate({}))
+        needs = find_method(config.search).needs
+        if needs not in models.needs:
+            raise ValueError(f"search = {config.search!r} needs {needs!r}, and no model here gives that")
+    return models
+
+
+def _find_models(config: ServeConfig) -> Models:
     from visvm.value import check_value_model
 
     policy = check_policy(config.policy)
+    if config.scorer:
+        return Models(policy, scorer=check_scorer_name(config.scorer))
     reward = None if config.reward == "none" else check_reward(config.reward, policy=config.policy)
     value = config.value or default_value(policy)
     if value is None:
-        return Models(policy, reward, None, None)
+        return Models(policy, reward)
     predict = check_value_model(resolve(value, "value")).predict
     if predict == "future" and reward is None:
         raise ValueError(
