@@ -12,6 +12,7 @@ from visvm.records import Caption, Request
 from visvm.schemas import CAPTIONS
 from visvm.scorers import clear, load_scorer
 from visvm.search import SearchConfig, find_method, make_search
+from visvm.value import FutureScorer, ValueScorer
 
 CAPTIONED = pa.schema([*CAPTIONS, *pa.schema(FAULT)])
 

@@ -130,8 +130,9 @@ class CaptionStream:
         scoring.add_done_callback(self.scoring.discard)
 
     async def _score(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
-        assert self.scorer is not None, "this search needs a scorer"
         try:
+            if self.scorer is None:
+                raise ValueError("this search asks for scores and has no scorer: set its `needs`")
             self.engine_thread.answer(task, await self.scorer.score(questions, self.data))
         except Exception as error:
             self.engine_thread.fail(task, error)
