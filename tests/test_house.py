@@ -23,7 +23,7 @@ PACKAGES = ("visvm", "actors", "jobs")
 FLOORS = (
     {"records", "schemas", "sentences", "prompts", "images", "config", "fetch", "storage", "tables"},
     {"engine", "families", "plugins", "registration", "image_input"},
-    {"policy", "decoder", "value", "reward", "models"},
+    {"policy", "decoder", "detokenizer", "value", "reward", "models"},
     {"search", "scorers", "training", "metrics"},
     {"world", "report", "benchmark", "chat", "captioner"},
 )

@@ -54,6 +54,14 @@ class PolicyOptions:
     cache_mb: int | None = None
 
 
+class SentenceLength(Protocol):
+    """Tells the length of one sentence while it is written."""
+
+    def length(self, tokens: Sequence[int], *, final: bool) -> int | None:
+        """Return how many of the tokens are the sentence; None while it is not closed."""
+        ...
+
+
 class Language(Protocol):
     """What the decoder needs to know of tokens and sentences."""
 
@@ -64,8 +72,8 @@ class Language(Protocol):
         """Whether the token's text could close a sentence."""
         ...
 
-    def sentence_length(self, branch: TreeBranch, tokens: Sequence[int], *, final: bool) -> int | None:
-        """How many of the tokens are the next sentence; None while it is not closed."""
+    def next_sentence(self, branch: TreeBranch) -> SentenceLength:
+        """Return what tells the length of the branch's next sentence while it is written."""
         ...
 
     def added_text(self, branch: TreeBranch, tokens: Sequence[int]) -> str:
@@ -81,7 +89,7 @@ class PendingCandidate:
         self.tokens: list[int] = []
         self.log_probs: list[float] = []
         self.states: list[Tensor] = [branch.state]
-        self.armed = False
+        self.sentence: SentenceLength | None = None  # from the first token on that could close one
         self.done: Candidate | None = None
 
     @property
@@ -208,9 +216,8 @@ class Decoder:
         """Close the row if its last token completes it; whether it is done."""
         token = row.tokens[-1]
         ended = token in self.language.eos_ids
-        if not self.proposals[row.ticket].whole and (row.armed or ended):
+        if not self.proposals[row.ticket].whole:
             self._close_sentence(row, index, final=ended)
-        row.armed = row.armed or self.language.closes(token)
         if row.done is None and (ended or len(row.tokens) >= row.room):
             kept = row.tokens[:-1] if ended else row.tokens
             row.finish(len(kept), self.language.added_text(row.branch, kept), "stop" if ended else "length")
@@ -218,8 +225,12 @@ class Decoder:
 
     def _close_sentence(self, row: PendingCandidate, index: int, *, final: bool) -> None:
         """End the row after its first sentence, if what follows it confirms that it is closed."""
+        if row.sentence is None:
+            if not final and self.language.closes(row.tokens[-1]):
+                row.sentence = self.language.next_sentence(row.branch)
+            return
         tokens = row.tokens[:-1] if final else row.tokens
-        kept = self.language.sentence_length(row.branch, tokens, final=final)
+        kept = row.sentence.length(tokens, final=final)
         if kept is None:
             return
         row.finish(kept, self.language.added_text(row.branch, tokens[:kept]), "sentence")

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from visvm.decoder import Decoder, PolicyOptions, TreeBranch
+from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
+from visvm.detokenizer import NextSentence
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
 from visvm.families import check_supported, family_of
 from visvm.records import Branch, Candidate, Request
-from visvm.sentences import first_sentence_end, split_sentences
+from visvm.sentences import TERMINALS, split_sentences
 from visvm.storage import mirror
 
-CLOSERS = ".!?…。！？\n"
 MIB = 2**20
 
 
@@ -179,33 +179,24 @@ class SharedPrefixPolicy:
         )
 
     def closes(self, token: int) -> bool:
-        """Whether the token's text could close a sentence."""
+        """Return whether the token's text could close a sentence, or complete a character that does."""
         if token not in self._closes:
             text = self.family.tokenizer.decode([token])
-            self._closes[token] = any(closer in text for closer in CLOSERS)
+            self._closes[token] = not TERMINALS.isdisjoint(text) or "\ufffd" in text
         return self._closes[token]
 
-    def sentence_length(self, branch: TreeBranch, tokens: Sequence[int], *, final: bool) -> int | None:
-        """How many of ``tokens``, which follow the branch, are its next sentence.
-
-        None while it is not closed: what follows it, or end-of-text (``final``), has to confirm it.
-        A sentence that end-of-text alone closes is None too: it is the caption's last.
-        """
-        text = self.added_text(branch, tokens)
-        end = first_sentence_end(text, final=final)
-        if end is None or (final and not text[end:].strip()):
-            return None
-        length = len(tokens)
-        while length > 1 and len(self.added_text(branch, tokens[: length - 1])) >= end:
-            length -= 1
-        return length
+    def next_sentence(self, branch: TreeBranch) -> SentenceLength:
+        """Return what tells the length of the sentence that follows the branch while it is written."""
+        return NextSentence(self._decode, branch.token_ids)
 
     def added_text(self, branch: TreeBranch, tokens: Sequence[int]) -> str:
-        """What ``tokens`` add to the caption, decoded in context: a first space may depend on it."""
-        whole = self.family.tokenizer.decode(
-            [*branch.token_ids, *tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        """Return what ``tokens`` add to the caption, decoded in context: a first space may depend on it."""
+        return self._decode([*branch.token_ids, *tokens])[len(branch.text) :]
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.family.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return whole[len(branch.text) :]
 
 
 def _live(branch: Branch) -> TreeBranch:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from visvm.sentences import first_sentence_end, split_sentences
+from visvm import sentences as sentences_module
+from visvm.sentences import SentenceScanner, _punkt_splits, first_sentence_end, split_sentences
 
 PARTS = [
     *" \n.!?\"'()*-:;,1",
@@ -147,3 +148,100 @@ def test_what_follows_a_closed_sentence_does_not_matter(text, more):
     if end is not None:
         assert first_sentence_end(text + more, final=False) == end
         assert split_sentences(text + more) == [text[:end], *split_sentences(text[end:] + more)]
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["कुत्ता बैठा है।", " बिल्ली सो रही है॥", " एक कुर्सी"],
+        ["کتا بیٹھا ہے۔", " بلی سو رہی ہے۔"],
+        ["هل هذا كلب؟", " نعم إنه كلب.", " هو هنا!"],
+        ["ውሻው ተቀምጧል።", "ድመቷ ተኝታለች፧", " አዎ።"],
+        ["ခွေးထိုင်နေသည်။", "ကြောင်အိပ်နေသည်။"],
+        ["ឆ្កែអង្គុយ។", " ឆ្មាដេក៕", " ឆ្កែ"],
+        ["Շունը նստած է։", " Կատուն քնած է։"],
+        ["图中有一只猫……", "它在睡觉。"],
+        ["他说：“你好……”", "然后走了……。", "完"],
+        ["これは猫である．", "高さは３．５メートルだ．", "大きい。"],
+        ["Wait……and see.", " Done."],
+        ["Le chien est assis.", " « Où est-il ? »", " Le chat dort."],
+        ["« Vraiment\u202f?\u00a0»", " Oui !", " Non."],
+        ["Er fragt: »Wo ist er?«", " Sie schweigt.", " »Da!«"],
+        ["« Où est-il ? », dit-il.", " Rien."],
+        ["Objects:\n", "1. a\n", "2. b\n", "- c"],
+    ],
+)
+def test_marks_of_other_scripts_end_sentences(sentences):
+    assert split_sentences("".join(sentences)) == sentences
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from([*PARTS, "।", "……", " ?\u00a0»", "«", "．5", "؟"]), max_size=25), MODE)
+def test_a_growing_text_closes_where_the_whole_text_does(pieces, mode):
+    scanner, text = SentenceScanner(mode=mode), ""
+    for piece in pieces:
+        scanner.feed(piece)
+        text += piece
+        assert scanner.end() == first_sentence_end(text, final=False, mode=mode)
+    assert scanner.end(final=True) == first_sentence_end(text, final=True, mode=mode)
+
+
+LOOPS = [
+    "a. ",
+    "U.S. a ",
+    "3.5 m. a ",
+    "etc. and ",
+    "... ",
+    ' "x. ',
+    "。",
+    "。)",
+    ".)",
+    "1) ",
+    " ",
+    "\n",
+    "x",
+]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_work_is_linear_in_the_length_of_a_looping_text(loop, monkeypatch):
+    """Counted in characters that patterns and Punkt are given, not by a clock."""
+    work = [count_work(loop, repeats, monkeypatch) for repeats in (200, 400)]
+    assert work[1] <= 2.2 * work[0] + 2000
+
+
+def count_work(loop, repeats, monkeypatch):
+    read = 0
+
+    class Counting:
+        """A pattern that counts what it may read: from where it starts to where it stops."""
+
+        def __init__(self, pattern):
+            self.pattern = pattern
+
+        def __getattr__(self, name):
+            def call(text, start=0, end=None):
+                nonlocal read
+                found = getattr(self.pattern, name)(text, start, len(text) if end is None else end)
+                stop = found.end() if found and name != "finditer" else len(text) if end is None else end
+                read += stop - start
+                return found
+
+            return call
+
+    def counting_punkt(before, following):
+        nonlocal read
+        read += len(before) + len(following)
+        return punkt(before, following)
+
+    punkt = _punkt_splits
+    with monkeypatch.context() as patch:
+        for name in ("_GAP", "_WORD_CHARACTER", "_QUOTE", "_WORD"):
+            patch.setattr(sentences_module, name, Counting(getattr(sentences_module, name)))
+        patch.setattr(sentences_module, "_punkt_splits", counting_punkt)
+        scanner = SentenceScanner()
+        for piece in ["It is ", *[loop] * repeats]:
+            scanner.feed(piece)
+            scanner.end()
+        split_sentences("It is " + loop * repeats)
+    return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from visvm.benchmark.workload import Workload
@@ -27,9 +28,21 @@ class ForcedPolicy(SharedPrefixPolicy):
         """Any token may: lengths decide."""
         return True
 
-    def sentence_length(self, branch: TreeBranch, tokens: Sequence[int], *, final: bool) -> int | None:
-        """The workload's, once a token more is there."""
-        length = self.workload.length(len(branch.token_ids), tokens[0])
+    def next_sentence(self, branch: TreeBranch) -> ForcedSentence:
+        """Return the workload's."""
+        return ForcedSentence(self.workload, len(branch.token_ids))
+
+
+@dataclass(frozen=True)
+class ForcedSentence:
+    """A sentence of the workload's length, known once a token more is there."""
+
+    workload: Workload
+    start: int
+
+    def length(self, tokens: Sequence[int], *, final: bool) -> int | None:
+        """Return the workload's length for this place and first token."""
+        length = self.workload.length(self.start, tokens[0])
         return length if len(tokens) > length else None
 
 
