@@ -3,49 +3,92 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from visvm import storage
 from visvm.metrics.chair import Variant, mentions
+from visvm.metrics.image_ids import ImageIds, image_key
 from visvm.metrics.vocabulary import CATEGORY_OF
-
-_SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif)\Z", re.IGNORECASE)
 
 Truth = dict[str, frozenset[str]]
 
 
-def read_truth(folder: str | Path, image_ids: Iterable[int | str], *, variant: Variant = "original") -> Truth:
-    """The categories in each image, by ``image_key``: its instances and what its captions name.
+class Annotations:
+    """Every instances_*.json and captions_*.json of a folder."""
 
-    Reads every instances_*.json and captions_*.json of ``folder``. An image goes by its id or by
-    the name of its file.
+    def __init__(self, folder: str | Path) -> None:
+        """Read them all.
 
-    Raises:
-        ValueError: no or malformed annotation files (which, and what is wrong), or an unknown image.
-    """
-    instances, captions = (_load_all(str(folder), kind) for kind in ("instances", "captions"))
-    names = _names({**instances, **captions})
-    keys = {image_key(image_id) for image_id in image_ids}
-    _check_known(keys, names, folder)
-    wanted = {names[key] for key in keys}
-    objects: dict[str, set[str]] = defaultdict(set)
-    for path, data in instances.items():
-        _add_instances(path, data, wanted, objects)
-    for path, data in captions.items():
-        for image_id, caption in _entries(path, data, "annotations", "image_id", "caption"):
-            if str(image_id) in wanted:
-                objects[str(image_id)].update(one.category for one in mentions(str(caption), variant=variant))
-    return {key: frozenset(objects[names[key]]) for key in keys}
+        Raises:
+            ValueError: no or malformed annotation files: which, and what is wrong.
+        """
+        self.folder = str(folder)
+        self._instances, self._captions = (_load_all(self.folder, kind) for kind in ("instances", "captions"))
+        self._ids = ImageIds()
+        for path, data in {**self._instances, **self._captions}.items():
+            for i, (image_id, file_name) in enumerate(_entries(path, data, "images", "id", "file_name")):
+                with _at(path, "images", i):
+                    self._ids.add(image_id, file_name)
+
+    def resolve(self, image_ids: Iterable[Any]) -> dict[str, int | str]:
+        """Return the annotated id of each name of an image, by its ``image_key``.
+
+        Raises:
+            ValueError: a name that is of no image, or may be of two.
+        """
+        return self._ids.resolve_all(image_ids, self.folder)
+
+    def truth(self, image_ids: Iterable[Any], *, variant: Variant = "original") -> Truth:
+        """Return the categories in each image: its instances and what its captions name.
+
+        An image goes by its id or the name of its file; the result is keyed by the ``image_key`` of these.
+
+        Raises:
+            ValueError: an unknown image, or annotations that are malformed or of no image.
+        """
+        wanted = self.resolve(image_ids)
+        objects: dict[int | str, set[str]] = {image_id: set() for image_id in wanted.values()}
+        for path, data in self._instances.items():
+            categories = _categories(path, data)
+            for found, category_id in self._annotated(path, data, "category_id"):
+                if image_key(category_id) not in categories:
+                    raise ValueError(f"{path}: category_id {category_id!r} is not among its categories")
+                if found in objects:
+                    objects[found].add(categories[image_key(category_id)])
+        for path, data in self._captions.items():
+            for found, caption in self._annotated(path, data, "caption"):
+                if found in objects:
+                    objects[found].update(one.category for one in mentions(str(caption), variant=variant))
+        return {text: frozenset(objects[image_id]) for text, image_id in wanted.items()}
+
+    def _annotated(self, path: str, data: Any, key: str) -> Iterator[tuple[int | str, Any]]:
+        """Yield each annotation's image, by its annotated id, and its ``key``."""
+        known: dict[str, int | str] = {}
+        for i, (image_id, value) in enumerate(_entries(path, data, "annotations", "image_id", key)):
+            with _at(path, "annotations", i):
+                text = image_key(image_id)
+                if text not in known:
+                    known[text] = self._ids.resolve(text)
+            yield known[text], value
 
 
-def image_key(image_id: int | str) -> str:
-    """One key for 139, "139" and "val/000000000139.jpg"; other names without folder and suffix."""
-    name = _SUFFIX.sub("", PurePosixPath(str(image_id)).name)
-    return str(int(name)) if name.isdecimal() else name
+def read_truth(folder: str | Path, image_ids: Iterable[Any], *, variant: Variant = "original") -> Truth:
+    """Return the categories in each image, as ``Annotations.truth`` does."""
+    return Annotations(folder).truth(image_ids, variant=variant)
+
+
+@contextmanager
+def _at(path: str, section: str, index: int) -> Iterator[None]:
+    """Say where in the file an error is."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{path}: {section}[{index}] is of image {error}, which is in no file") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {section}[{index}]: {error}") from None
 
 
 def _load_all(folder: str, kind: str) -> dict[str, Any]:
@@ -73,32 +116,11 @@ def _entries(path: str, data: Any, section: str, *keys: str) -> Iterator[tuple[A
             raise ValueError(f"{path}: {section}[{i}] needs {' and '.join(keys)}, got {entry!r}") from None
 
 
-def _names(files: dict[str, Any]) -> dict[str, str]:
-    """The id, as text, of every image by its ``image_key`` and by that of its file name."""
-    names: dict[str, str] = {}
-    for path, data in files.items():
-        for image_id, file_name in _entries(path, data, "images", "id", "file_name"):
-            names[image_key(file_name)] = str(image_id)
-    return names | {image_key(image_id): image_id for image_id in names.values()}
-
-
-def _check_known(keys: set[str], names: dict[str, str], folder: str | Path) -> None:
-    unknown = sorted(keys - names.keys())
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of {len(keys)} image ids are in no annotation file of {folder}: "
-            + ", ".join(map(repr, unknown[:3]))
-        )
-
-
-def _add_instances(path: str, data: Any, wanted: set[str], objects: dict[str, set[str]]) -> None:
-    category_of = {}
+def _categories(path: str, data: Any) -> dict[str, str]:
+    """Return the category of each category id."""
+    found = {}
     for category_id, name in _entries(path, data, "categories", "id", "name"):
         if str(name) not in CATEGORY_OF:
             raise ValueError(f"{path}: category {name!r} is none of COCO's 80")
-        category_of[str(category_id)] = CATEGORY_OF[name]
-    for image_id, category_id in _entries(path, data, "annotations", "image_id", "category_id"):
-        if str(category_id) not in category_of:
-            raise ValueError(f"{path}: category_id {category_id!r} is not among its categories")
-        if str(image_id) in wanted:
-            objects[str(image_id)].add(category_of[str(category_id)])
+        found[image_key(category_id)] = CATEGORY_OF[name]
+    return found

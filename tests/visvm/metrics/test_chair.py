@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import SHARED_DATA
 from visvm.metrics.chair import Mention, chair, mentions
-from visvm.metrics.coco import image_key, read_truth
+from visvm.metrics.coco import read_truth
 from visvm.metrics.vocabulary import CATEGORIES, CATEGORY_OF
 
 DATA = SHARED_DATA
@@ -97,16 +97,34 @@ def annotations(folder: Path, **changes: Any) -> Path:
 
 def test_truth_is_what_instances_and_captions_name(tmp_path: Path) -> None:
     truth = read_truth(annotations(tmp_path), [7, "000000000008"])
-    assert truth == {"7": {"dog", "cat"}, "8": frozenset()}
+    assert truth == {"7": {"dog", "cat"}, "000000000008": frozenset()}
 
 
 def test_an_image_is_also_found_by_its_file_name(tmp_path: Path) -> None:
-    assert read_truth(annotations(tmp_path), ["photos/COCO_7"]) == {"COCO_7": {"dog", "cat"}}
+    assert read_truth(annotations(tmp_path), ["photos/COCO_7"]) == {"photos/COCO_7": {"dog", "cat"}}
 
 
-def test_one_key_for_one_image() -> None:
-    assert {image_key(name) for name in (139, "139", "000000000139", "val/000000000139.JPG")} == {"139"}
-    assert image_key("a/scene.v2") == "scene.v2"
+def test_annotations_of_no_image_are_refused(tmp_path: Path) -> None:
+    orphan = {"captions": {"annotations": [{"image_id": 9, "caption": "A dog."}]}}
+    with pytest.raises(
+        ValueError, match=r"captions_val\.json: annotations\[0\] is of image '9', .* in no file"
+    ):
+        read_truth(annotations(tmp_path, **orphan), [7])
+
+
+def test_ids_of_other_types_in_annotations_are_the_same_images(tmp_path: Path) -> None:
+    changes = {
+        "instances": {"annotations": [{"image_id": "7", "category_id": "18"}]},
+        "captions": {
+            "images": [{"id": "007", "file_name": "COCO_7.jpg"}, {"id": 8.0, "file_name": "8.jpg"}],
+            "annotations": [
+                {"image_id": "007", "caption": "A kitten."},
+                {"image_id": 8.0, "caption": "A bird."},
+            ],
+        },
+    }
+    truth = read_truth(annotations(tmp_path, **changes), [7, "8"])
+    assert truth == {"7": {"dog", "cat"}, "8": {"bird"}}
 
 
 @pytest.mark.parametrize(
