@@ -79,7 +79,9 @@ def _add_routes(app: FastAPI, service: ChatService) -> None:
 
     @app.get("/", response_model=None, include_in_schema=False)
     async def index() -> Response:
-        return HTMLResponse(page.html(), headers=page.headers())
+        settings = service.settings
+        text = page.html(settings.policy, is_world=settings.is_world)
+        return HTMLResponse(text, headers=page.headers())
 
 
 async def complete(service: ChatService, request: ChatRequest) -> Response:

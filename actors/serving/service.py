@@ -23,6 +23,8 @@ Write = Callable[[CaptionSpec, bytes, bool], AsyncIterator[Event]]
 class Settings:
     """What an ingress needs to know. ``max_requests`` are served or wait at a time, each for ``seconds``."""
 
+    policy: str  # its name, for the page
+    is_world: bool
     methods: tuple[str, ...]
     limits: ChatLimits
     fetch: Limits

@@ -74,6 +74,8 @@ class Local:
         scorers: Any = {"reward": scorer or LocalScorer()}
         self.captioner = Captioner(policy or FakePolicy(), scorers, max_pixels=10_000)
         fields: dict[str, Any] = {
+            "policy": "fake",
+            "is_world": False,
             "methods": tuple(served_methods(["none", "reward"])),
             "limits": ChatLimits(),
             "fetch": Limits(),

@@ -73,14 +73,15 @@ def make(out: str | Path, *, split: str, count: int, start: int = 0) -> list[str
     layouts = [layout(split, index) for index in range(start, start + count)]
     paths = [storage.join(str(out), "images", file_name(one)) for one in layouts]
     for one, path in zip(layouts, paths, strict=True):
-        storage.write(path, _png(one))
+        storage.write(path, png(one))
     for kind, annotate in (("instances", _instances), ("captions", _captions)):
         data = {"info": _INFO, "images": [_image(one) for one in layouts], **annotate(layouts)}
         storage.write(storage.join(str(out), f"{kind}_{split}.json"), json.dumps(data) + "\n")
     return paths
 
 
-def _png(one: Layout) -> bytes:
+def png(one: Layout) -> bytes:
+    """Return the file of the image of a layout."""
     data = io.BytesIO()
     image(one).save(data, "PNG")
     return data.getvalue()
