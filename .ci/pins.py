@@ -1,5 +1,7 @@
 """Resolve the newest allowed versions and pin them: `python .ci/pins.py` from the repository's root.
 
+`python .ci/pins.py --keep` keeps the versions that are pinned, and adds those of new dependencies.
+
 Writes [tool.uv] constraint-dependencies in pyproject.toml (what `uv sync` and `uv run` obey) and
 requirements.txt with hashes (what `pip install --require-hashes -r requirements.txt` checks). Neither
 holds a download address, so both work with any index.
@@ -8,6 +10,7 @@ holds a download address, so both work with any index.
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 START, END = "constraint-dependencies = [", "]\n"
@@ -16,9 +19,10 @@ BARE = ("--no-header", "--no-annotate")
 
 
 def main() -> None:
-    """Drop the old pins, resolve afresh, write the new ones."""
+    """Drop the old pins unless they are kept, resolve, write the new ones."""
     project = Path("pyproject.toml")
-    write_pins(project, [])
+    if "--keep" not in sys.argv[1:]:
+        write_pins(project, [])
     subprocess.run(("uv", "lock", "--upgrade"), check=True)
     requirements = export(*BARE, "--no-hashes")
     Path("requirements.txt").write_text(export(*BARE))
