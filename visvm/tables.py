@@ -1,4 +1,4 @@
-"""The parquet files of a run folder, read."""
+"""Read the parquet files of a run folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from visvm import storage
 
 
 def table_files(place: str, kind: str) -> list[str]:
-    """A parquet file, or those of a folder, in order; a run folder stands for the ``kind`` in it.
+    """Return a parquet file, or those of a folder in order; a run folder stands for its subfolder ``kind``.
 
     Raises:
-        ValueError: it is missing or has none.
+        ValueError: ``place`` does not exist or has no parquet files.
     """
     place = storage.absolute(place)
     try:
@@ -28,10 +28,10 @@ def table_files(place: str, kind: str) -> list[str]:
 
 
 def read_rows(place: str, kind: str, *, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Columns of what ``table_files`` finds.
+    """Return the rows of the files that ``table_files`` finds, with these columns.
 
     Raises:
-        ValueError: it is missing or holds something else.
+        ValueError: ``place`` does not exist, or a column is missing.
     """
     import pyarrow as pa
 

@@ -1,1 +1,1 @@
-"""The Ray Data stages: generate, reward, caption, and the wrapper that isolates faults."""
+"""The Ray Data stages (generate, reward, caption), and the wrapper that isolates faults."""

@@ -1,4 +1,4 @@
-"""Whole batches through a stage, each exactly once, whatever kills the process it runs in."""
+"""Run every batch through a stage exactly once, even if the processes that run it are killed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.batch.rows import is_gpu_lost
 from actors.batch.stage_metrics import StageMetrics
 
-WHOLE_TRIES = 2  # a node may go at any time, so the first death says nothing of the batch
+WHOLE_TRIES = 2  # a node may be lost at any time, so the first death says nothing about the batch
 ALONE_TRIES = 2
-STARTS = 10  # of an actor in a row, while nothing is finished
+STARTS = 10  # of an actor in a row without finishing anything
 
 
 class AttemptLog:
-    """What was begun and not ended, and how often: the memory of processes that die."""
+    """Counts how often work was begun and did not end; it survives the processes that do the work."""
 
     def __init__(self) -> None:
         self._begun: Counter[str] = Counter()
@@ -28,45 +28,45 @@ class AttemptLog:
         self._again = 0
 
     def start(self, stage: str) -> int:
-        """Note that an actor of the stage starts; how many did since it last finished something."""
+        """Record that an actor of a stage starts; return how many did since it last finished anything."""
         self._starts[stage] += 1
         return self._starts[stage]
 
     def begin(self, key: str) -> int:
-        """Note that a piece of work is begun; for the how manieth time."""
+        """Record that a piece of work is begun; return how often it has been."""
         self._begun[key] += 1
         self._again += self._begun[key] > 1
         return self._begun[key]
 
     def end(self, stage: str, key: str) -> None:
-        """Note that it is done."""
+        """Record that a piece of work is done."""
         self._begun.pop(key, None)
         self._starts.pop(stage, None)
 
     def num_again(self) -> int:
-        """How often work was begun again, since the process that had begun it died."""
+        """Return how often work was begun again because the process that had begun it died."""
         return self._again
 
 
 def start_attempt_log() -> Any:
-    """A ledger beside the driver, which outlives every other node."""
+    """Return the handle of an AttemptLog on the driver's node, which outlives every other node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
     return ray.remote(AttemptLog).options(**options).remote()
 
 
 class FaultIsolatingActor:
-    """Runs a stage's actor on batches (packed, UNITS or what a stage gives), and finds rows that kill it.
+    """Runs a stage's actor on packed batches, and isolates rows that kill the process.
 
-    A batch begun again runs whole once more. From the third time its rows run alone, and a row that was
-    begun alone twice and never ended becomes an error: so every row ends, and so do restarts.
+    A batch whose process died runs whole once more. From the third attempt on, its rows run one by one, and
+    a row that killed its process twice alone becomes an error. So every row ends, and so do restarts.
     """
 
     def __init__(self, actor: type, arguments: dict[str, Any], *, attempts: Any, num_actors: int) -> None:
-        """``arguments`` are the actor's keywords; ``num_actors`` its stage has at most.
+        """Make the actor with the keywords ``arguments``; its stage has at most ``num_actors``.
 
         Raises:
-            RuntimeError: actors of this stage die before they finish anything, again and again.
+            RuntimeError: actors of this stage have died repeatedly without finishing anything.
         """
         self.stage, self.attempts = actor.__name__.lower(), attempts
         if ray.get(attempts.start.remote(self.stage)) > STARTS * num_actors:
@@ -97,7 +97,7 @@ class FaultIsolatingActor:
             return self.actor(batch)
         except RuntimeError as error:
             if is_gpu_lost(error):
-                os._exit(1)  # the next process has it again
+                os._exit(1)  # the batch goes to the next process
             raise
 
     def _begin(self, key: str) -> int:
@@ -111,13 +111,13 @@ class FaultIsolatingActor:
 
 
 def pack(batch: pa.Table) -> pa.Table:
-    """A batch as one row, which Ray Data neither cuts nor joins."""
+    """Return a batch as a table of one row, which Ray Data neither splits nor merges."""
     rows = batch.to_struct_array().combine_chunks()
     return pa.table({"batch": pa.ListArray.from_arrays([0, len(rows)], rows)})
 
 
 def unpack(packed: pa.Table) -> pa.Table:
-    """The batch of one row."""
+    """Return the batch that ``pack`` made one row of."""
     assert packed.num_rows == 1, packed.num_rows
     return pa.Table.from_struct_array(packed["batch"].combine_chunks().flatten())
 

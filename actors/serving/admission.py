@@ -1,4 +1,4 @@
-"""What stands before the application: keys, places and bodies, checked before anything is parsed."""
+"""Admission to the application: keys, capacity and size of bodies, checked before anything is parsed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from actors.serving.service import ChatService
 from visvm.chat import ChatError
 
-OPEN = ("/", "/healthz", "/metrics", "/openapi.json")  # no key is needed for
+OPEN = ("/", "/healthz", "/metrics", "/openapi.json")  # need no key
 
 
 class AdmissionMiddleware:
-    """ASGI middleware: keys; places for so many chats at a time; bodies bounded in size and time.
+    """ASGI middleware that checks keys, limits concurrent chats, and bounds bodies in size and time.
 
-    A request that is refused is refused before its body is read.
+    A request without a valid key or beyond the limit is refused before its body is read.
     """
 
     def __init__(self, app: ASGIApp, *, service: ChatService) -> None:
         self.app, self.service, self.settings = app, service, service.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request to the application, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -36,7 +36,7 @@ class AdmissionMiddleware:
             with self.service.admitted() if scope["method"] == "POST" else nullcontext():
                 body = await self._body(receive)
                 await self.app(scope, _replayed(body, receive), send)
-        except ChatError as error:  # the application answers its own
+        except ChatError as error:  # from here; the application answers its own errors
             await respond(error)(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
@@ -46,7 +46,7 @@ class AdmissionMiddleware:
             raise ChatError(401, what, code="invalid_api_key")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
-            raise ChatError(400, "Content-Length is no number")
+            raise ChatError(400, "Content-Length is not a number")
         if int(length[:20]) > self.settings.max_body_bytes:
             raise self._too_large()
 
@@ -61,13 +61,15 @@ class AdmissionMiddleware:
                     if len(body) > self.settings.max_body_bytes:
                         raise self._too_large()
         except TimeoutError:
-            raise ChatError(408, f"the request took more than {self.settings.seconds:g} seconds") from None
+            raise ChatError(
+                408, f"the request's body took more than {self.settings.seconds:g} seconds to arrive"
+            ) from None
         return bytes(body)
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         given = hash_key(key.strip())
-        # All are compared, so that the time does not tell which was alike.
+        # All keys are compared, so that the time taken does not reveal which one matched.
         matches = [hmac.compare_digest(given, known) for known in self.settings.key_hashes]
         return scheme.lower() == b"bearer" and any(matches)
 
@@ -76,7 +78,7 @@ class AdmissionMiddleware:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """What gives the body that was read, and then what comes after it."""
+    """Return a ``receive`` that gives the body that was read, then whatever follows it."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -86,12 +88,12 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def hash_key(key: bytes) -> str:
-    """How a key is kept: its SHA-256, in hex."""
+    """Return the form in which a key is kept: its SHA-256 in hexadecimal."""
     return hashlib.sha256(key).hexdigest()
 
 
 def respond(error: ChatError) -> JSONResponse:
-    """The response of an error."""
+    """Return the HTTP response for an error."""
     headers: dict[str, Any] = {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)

@@ -1,4 +1,4 @@
-"""The policy in service: many requests' captions at a time, each told as it is written."""
+"""The policy as a service: captions of many requests at a time, each streamed as it is written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class Captioner:
-    """Writes the captions of orders over one policy; ``scorers`` by what a method needs."""
+    """Write the captions of many requests with one policy.
+
+    ``scorers`` are keyed by what a search method needs ("reward", "value", ...).
+    """
 
     def __init__(
         self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer], *, max_pixels: int
@@ -30,12 +33,13 @@ class Captioner:
         self.engine_thread = SchedulerThread(policy)
 
     async def write(self, spec: CaptionSpec, data: bytes, *, follow: bool) -> AsyncIterator[Event]:
-        """Each caption of an order once it is written; to ``follow``, each sentence as it is chosen too.
+        """Yield each caption of a request when it is done; with ``follow``, each sentence when chosen too.
 
-        An image or search that fails ends in a ``ChatError``. Closed early, all its rows are free.
+        If the image cannot be used or the search fails, the last event is a ``ChatError``. Closing the
+        generator early frees the request's rows and image.
 
         Raises:
-            EngineFailed: another replica has to do it.
+            EngineFailed: the engine of this replica has failed; another replica has to write the captions.
         """
         try:
             image = await asyncio.to_thread(self._decode, data)
@@ -63,7 +67,7 @@ class Captioner:
 
 
 class CaptionStream:
-    """The captions of one request: search tasks, and their way from the engine thread to the event loop."""
+    """The captions of one request: runs search tasks on the engine thread, gives their events to asyncio."""
 
     def __init__(
         self, spec: CaptionSpec, data: bytes, captioner: Captioner, *, image: DecodedImage, follow: bool
@@ -92,13 +96,13 @@ class CaptionStream:
     def _outcome(self, index: int, task: SearchTask[Caption]) -> Event | Exception:
         if task.result is None:
             assert task.error is not None
-            # Its frames hold the branch, and with it the image's place.
+            # The traceback's frames would keep the branch alive, and with it the image's slot.
             return task.error.with_traceback(None)
         task.result.cost.seconds = time.perf_counter() - self.started
         return CaptionResult.of(index, task.result, trace=self.spec.trace)
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens, until all captions are there or one has failed."""
+        """Yield events until all captions are done or one has failed."""
         for task in self.tasks:
             self.engine_thread.add(task)
         num_left = len(self.tasks)
@@ -112,7 +116,7 @@ class CaptionStream:
                 return
 
     def give_up(self) -> None:
-        """Free all that is still in use."""
+        """Cancel what is still running, and free what it holds."""
         for task in self.tasks:
             self.engine_thread.cancel(task)
         for scoring in self.scoring:

@@ -1,6 +1,6 @@
-"""The Serve application: an ingress, the policy, and its scorers, each scaled by itself.
+"""The Serve application: an ingress, the policy and its scorers, each scaled independently.
 
-Models' modules are imported where they are loaded: an ingress does without torch.
+The modules of models are imported where models are loaded, so that an ingress needs no torch.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from actors.serving.service import ChatService, Settings
 from visvm.chat import CaptionSpec, Event
 from visvm.records import Scorer
 
-BATCH = 32  # queries that are scored in one pass
-# An image's questions go to the replica that has it, by its content (the session id of a call).
+BATCH = 32  # queries scored in one pass
+# The hash of an image is the session id of its calls: its questions go to the replica that has the image.
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 BY_IMAGE = RequestRouterConfig(request_router_class=ROUTER)  # type: ignore[arg-type]
 
@@ -31,7 +31,7 @@ BY_IMAGE = RequestRouterConfig(request_router_class=ROUTER)  # type: ignore[arg-
 @serve.deployment(name="Ingress")
 @serve.ingress()
 class Ingress:
-    """Speaks HTTP; fetches images; holds no model."""
+    """Serve HTTP and fetch images; hold no model."""
 
     def __init__(self, policy: DeploymentHandle, settings: Settings) -> None:
         self.policy = policy.options(stream=True)
@@ -41,7 +41,7 @@ class Ingress:
         return make_app(self.service)
 
     async def drain(self) -> None:
-        """As ``ChatService.drain``."""
+        """Refuse new requests and wait for those in progress; see ``ChatService.drain``."""
         await self.service.drain()
 
     async def _write(self, spec: CaptionSpec, data: bytes, follow: bool) -> AsyncIterator[Event]:
@@ -55,7 +55,10 @@ class Ingress:
 
 @serve.deployment(name="Policy")
 class PolicyDeployment:
-    """Writes captions over the engine; ``scorers`` are handles by what a search method needs."""
+    """Write captions with the engine.
+
+    ``scorers`` are handles keyed by what a search method needs ("reward", "value", ...).
+    """
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class PolicyDeployment:
         max_pixels: int,
         patience: float,
     ) -> None:
-        """``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
+        """Load the policy; ``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
         from visvm.policy import SharedPrefixPolicy
 
         remote = {needs: RemoteScorer(handle) for needs, handle in scorers.items()}
@@ -78,50 +81,50 @@ class PolicyDeployment:
         }
 
     async def write(self, spec: CaptionSpec, data: bytes, follow: bool) -> AsyncIterator[Event]:
-        """As ``Captioner.write``."""
+        """Yield a request's events; see ``Captioner.write``."""
         async for event in self.captioner.write(spec, data, follow=follow):
             yield event
 
     async def usage(self) -> dict[str, int]:
-        """As ``Captioner.usage``."""
+        """Return what is in use; see ``Captioner.usage``."""
         return self.captioner.usage()
 
     def check_health(self) -> None:
-        """Raise if the engine is dead or stuck; Serve then replaces this replica."""
+        """Raise an error if the engine is dead or stuck; Serve then replaces this replica."""
         for name, value in self.captioner.usage().items():
             self.gauges[name].set(value)
         self.captioner.engine_thread.check(self.patience)
 
 
 class _Scoring:
-    """What the deployments of scorers share."""
+    """The base of the scorers' deployments."""
 
     def __init__(self, scorer: Scorer, max_images: int) -> None:
         self.replica = ScorerReplica(scorer, max_images=max_images)
 
     @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=0)
     async def _score(self, queries: list[Query]) -> list[Scores | Exception | None]:
-        """While one batch is scored, the next one gathers."""
+        """Score a batch; the next one is collected meanwhile."""
         return await asyncio.to_thread(self.replica.score, queries)
 
     async def score(self, query: Query) -> Scores | None:
-        """The scores of a query's sentences; None if its image is needed for that."""
+        """Return the scores of a query's sentences, or None if this replica lacks the image."""
         answer = await self._score(query)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     async def known(self) -> list[str]:
-        """The content hashes of the images that this replica has."""
+        """Return the content hashes of the images that this replica has."""
         return list(self.replica.images)
 
 
 @serve.deployment(name="Value", request_router_config=BY_IMAGE)
 class ValueDeployment(_Scoring):
-    """Scores by a value model; with ``reward`` by the reward now and the learned future."""
+    """Score with a value model; given ``reward`` too, with the reward now and the learned future."""
 
     def __init__(self, value: dict[str, Any], reward: dict[str, Any] | None, *, max_images: int) -> None:
-        """Keywords of the ``from_pretrained`` of ``ValueScorer`` and ``ClipScorer``."""
+        """Load the models by keywords of the ``from_pretrained`` of ``ValueScorer`` and ``ClipScorer``."""
         from visvm.reward import ClipScorer
         from visvm.value import FutureScorer, ValueScorer
 
@@ -133,10 +136,10 @@ class ValueDeployment(_Scoring):
 
 @serve.deployment(name="Reward", request_router_config=BY_IMAGE)
 class RewardDeployment(_Scoring):
-    """Scores by the similarity of sentence and image."""
+    """Score with the similarity of sentence and image."""
 
     def __init__(self, reward: dict[str, Any], *, max_images: int) -> None:
-        """``reward`` are keywords of ``ClipScorer.from_pretrained``."""
+        """Load the reward model; ``reward`` are keywords of ``ClipScorer.from_pretrained``."""
         from visvm.reward import ClipScorer
 
         super().__init__(ClipScorer.from_pretrained(**reward), max_images)

@@ -34,15 +34,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "the request cannot be served as it is"},
     401: {"description": "a valid API key is needed"},
     404: {"description": "no such model"},
-    408: {"description": "the request took too long to come in"},
+    408: {"description": "the request's body took too long to arrive"},
     413: {"description": "the request or its image is too large"},
-    503: {"description": "too many requests, or models that are being replaced: try again"},
+    503: {"description": "too many requests, or the models are being replaced: try again later"},
     504: {"description": "not done before the deadline"},
 }
 
 
 def make_app(service: ChatService) -> FastAPI:
-    """The application that serves ``service``."""
+    """Return the application that serves ``service``."""
     app = FastAPI(title="visvm", docs_url=None, redoc_url=None)
     app.add_middleware(AdmissionMiddleware, service=service)  # type: ignore[arg-type]
     app.add_middleware(MetricsMiddleware, metrics=service.metrics)  # type: ignore[arg-type]
@@ -57,24 +57,24 @@ def make_app(service: ChatService) -> FastAPI:
 def _add_routes(app: FastAPI, service: ChatService) -> None:
     @app.post("/v1/chat/completions", responses=ERRORS, response_model=None)
     async def chat(request: ChatRequest) -> Response:
-        """Describe an image; guided by search with model policy+search."""
+        """Describe an image, by search with the model policy+search."""
         return await complete(service, request)
 
     @app.get("/v1/models", responses={401: ERRORS[401]})
     async def models() -> dict[str, Any]:
-        """The models, and the methods of policy+search, the default first."""
+        """List the models, and the methods of policy+search with the default first."""
         return model_list(service.settings.methods)
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:
-        """Whether this endpoint takes requests."""
+        """Report whether this endpoint takes requests."""
         if not service.is_open:
             raise ChatError(503, "this server is being stopped", code="stopping")
         return {"status": "ok"}
 
     @app.get("/metrics", response_model=None)
     async def metrics() -> Response:
-        """Counts of requests, captions, sentences and tokens, for Prometheus."""
+        """Report counts of requests, captions, sentences and tokens in Prometheus's format."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/", response_model=None, include_in_schema=False)
@@ -85,10 +85,10 @@ def _add_routes(app: FastAPI, service: ChatService) -> None:
 
 
 async def complete(service: ChatService, request: ChatRequest) -> Response:
-    """The response to a chat request, as JSON or as a stream.
+    """Return the response to a chat request, as JSON or as a stream.
 
     Raises:
-        ChatError: nothing was sent yet.
+        ChatError: the request failed before anything was sent.
     """
     spec, reply = service.read(request), Reply(request.model)
     if not request.stream:
@@ -98,17 +98,17 @@ async def complete(service: ChatService, request: ChatRequest) -> Response:
         return JSONResponse(reply.completion(captions, trace=spec.trace))
     usage = bool(request.stream_options and request.stream_options.include_usage)
     chunks = stream(service, spec, reply, usage=usage)
-    first = await anext(chunks)  # so that what fails at once has a status of its own
+    first = await anext(chunks)  # an error before the first chunk still gets an HTTP status
     return StreamingResponse(_joined(first, chunks), media_type="text/event-stream", headers=STREAM_HEADERS)
 
 
 async def stream(
     service: ChatService, spec: CaptionSpec, reply: Reply, *, usage: bool
 ) -> AsyncGenerator[bytes, None]:
-    """Server-sent events: of each caption its opening, its sentences, its end. An error ends them all.
+    """Yield server-sent events: for each caption an opening, its sentences and an end; an error is the last.
 
     Raises:
-        ChatError: before the first of them.
+        ChatError: the request failed before the first event.
     """
     captions: list[CaptionResult] = []
     told: dict[int, int] = {}
@@ -132,12 +132,12 @@ async def stream(
 
 
 def _chunks(event: Step | CaptionResult, told: dict[int, int], reply: Reply, *, trace: bool) -> Iterator[Row]:
-    """The chunks of an event; ``told`` counts the sentences sent of each caption."""
+    """Yield the chunks of an event; ``told`` counts the sentences sent of each caption."""
     if isinstance(event, Step):
         told[event.index] += 1
         yield reply.sentence(event.index, event.text, event.step)
         return
-    # A caption that was chosen as a whole has told nothing yet.
+    # Nothing was sent yet of a caption that was chosen as a whole.
     for sentence in () if told[event.index] else event.sentences:
         yield reply.sentence(event.index, sentence)
     yield reply.last(event, trace=trace)

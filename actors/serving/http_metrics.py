@@ -1,4 +1,4 @@
-"""What /metrics tells, in Prometheus's format: of requests, never of what is in them."""
+"""Metrics of the endpoint in Prometheus's format; they tell nothing of the content of requests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from visvm.chat import CaptionResult
 
-CLIENT_LEFT = 499  # nginx's number for it
+CLIENT_LEFT = 499  # nginx's status for a client that closed the connection
 COUNTED = "/v1/chat/completions"
 BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 
 
 class HttpMetrics:
-    """One replica's counts."""
+    """The metrics of one replica."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -49,18 +49,18 @@ class HttpMetrics:
         self.value_calls.labels(method).inc(caption.cost["num_value_calls"])
 
     def text(self) -> bytes:
-        """The exposition."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
 class MetricsMiddleware:
-    """ASGI middleware: counts chat requests by how they ended, and their seconds."""
+    """ASGI middleware that counts chat requests by HTTP status and measures their duration."""
 
     def __init__(self, app: ASGIApp, *, metrics: HttpMetrics) -> None:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and count it."""
+        """Pass a request to the application, and count it."""
         if scope["type"] != "http" or scope["path"] != COUNTED:
             await self.app(scope, receive, send)
             return

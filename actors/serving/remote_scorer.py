@@ -1,4 +1,4 @@
-"""Scores from afar: what a scorer's replicas hold, and how a policy asks them."""
+"""Scorers in other processes: what their replicas hold, and how a policy asks them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from actors.serving.retry import persist
 from visvm.images import decode
 from visvm.records import DecodedImage, Question, Scorer
 
-NUM_TRIES = 20  # with the waits between them: as long as a replica takes to be replaced
+NUM_TRIES = 20  # with the waits between them, enough for Serve to replace a replica
 Scores = list[list[float]]
 
 
 @dataclass(frozen=True)
 class Query:
-    """Questions about one image, named by its content; its file's ``data`` only where it is asked for."""
+    """Questions about one image.
+
+    ``key`` is the image's content hash; ``data`` is its file, sent only to a replica that lacks the image.
+    """
 
     key: str
     questions: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[bool, ...]], ...]
     data: bytes | None = None
 
     def about(self, image: DecodedImage) -> list[Question]:
-        """The questions, with the image."""
+        """Return the questions as questions about ``image``."""
         return [Question(image, *fields) for fields in self.questions]
 
 
 class ScorerReplica:
-    """A ``Scorer`` for many policies. The last ``max_images`` it was sent stay known by their content."""
+    """A ``Scorer`` shared by many policies; it keeps the ``max_images`` images used last."""
 
     def __init__(self, scorer: Scorer, *, max_images: int) -> None:
         self.scorer, self.max_images = scorer, max_images
         self.images: OrderedDict[str, DecodedImage] = OrderedDict()
 
     def score(self, queries: Sequence[Query]) -> list[Scores | Exception | None]:
-        """For each query its scores; None where the image's data is needed; or what went wrong with it."""
+        """Return for each query its scores, None if its image must be sent, or the error it caused."""
         answers: list[Scores | Exception | None] = [self._see(query) for query in queries]
         known = [i for i, query in enumerate(queries) if query.key in self.images]
         for i, answer in zip(known, self._answer([queries[i] for i in known]), strict=True):
@@ -46,7 +49,7 @@ class ScorerReplica:
         return answers
 
     def _see(self, query: Query) -> Exception | None:
-        """Know the query's image from now on; the error if it is none."""
+        """Keep the query's image if it was sent; return the error if it cannot be decoded."""
         try:
             if query.data is not None and query.key not in self.images:
                 self.images[query.key] = decode(query.data, id=query.key, uri="the image")
@@ -57,7 +60,7 @@ class ScorerReplica:
         return None
 
     def _answer(self, queries: Sequence[Query]) -> list[Scores | Exception]:
-        """One pass for all; if that fails, one for each, so that one alone is at fault."""
+        """Score all queries in one pass; if that fails, one by one, so that only bad ones get an error."""
         questions = [query.about(self.images[query.key]) for query in queries]
         try:
             scores = iter(self.scorer.score([one for part in questions for one in part]))
@@ -69,14 +72,14 @@ class ScorerReplica:
 
 
 class RemoteScorer:
-    """Asks the replica that is likely to know the image; sends the image only if that does not."""
+    """Ask the replica that is likely to have the image; send the image only if it lacks it."""
 
     def __init__(self, handle: Any) -> None:
-        """``handle`` of a deployment that routes by session id, and whose ``score`` takes a ``Query``."""
+        """``handle`` is of a deployment that routes by session id and whose ``score`` takes a ``Query``."""
         self.handle = handle
 
     async def score(self, questions: Sequence[Question], data: bytes) -> Scores:
-        """The scores of questions about the one image that ``data`` is the file of."""
+        """Return the scores of questions that are all about the image in the file ``data``."""
         key = questions[0].image.content_hash
         fields = tuple((one.prompt, one.prefix, one.sentences, one.ended) for one in questions)
         handle = self.handle.options(session_id=key)
@@ -85,7 +88,7 @@ class RemoteScorer:
             scores = await handle.score.remote(Query(key, fields))
             if scores is None:
                 scores = await handle.score.remote(Query(key, fields, data))
-            assert scores is not None, "an image was sent and is not known"
+            assert scores is not None, "the replica lacks an image that was just sent"
             return scores
 
         return await persist(ask, num_tries=NUM_TRIES)

@@ -1,4 +1,4 @@
-"""What to do when a replica dies or is not there: captions and scores are pure, so ask again."""
+"""Retries when a replica dies or is missing: captions and scores are deterministic, so they can be redone."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from visvm.search.scheduler_thread import EngineFailed
 
 Answer = TypeVar("Answer")
 LOST = (RayError, RayServeException, EngineFailed)
-LONGEST_WAIT = 1.0  # seconds between two tries
+LONGEST_WAIT = 1.0  # seconds between two attempts
 RETRY_AFTER = 5  # seconds, told to clients
 logger = logging.getLogger(__name__)
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether a call failed because of the replica it went to, not because of what it asked."""
+    """Return whether a call failed because its replica was lost, not because of what was asked."""
     is_own = isinstance(error, RayTaskError) and not isinstance(error, EngineFailed)
     return isinstance(error, LOST) and not is_own
 
 
 async def persist(call: Callable[[], Awaitable[Answer]], *, num_tries: int) -> Answer:
-    """The answer of ``call``, which is tried so often if its replica is lost."""
+    """Return the answer of ``call``, attempted up to ``num_tries`` times while its replica is lost."""
     for attempt in range(num_tries - 1):
         try:
             return await call()
@@ -39,11 +39,11 @@ async def persist(call: Callable[[], Awaitable[Answer]], *, num_tries: int) -> A
 
 
 def refusal(error: Exception) -> ChatError:
-    """What a client is told of a search that failed; a ``ChatError`` stays what it is."""
+    """Return the error that a client gets for a failed search; a ``ChatError`` is returned as it is."""
     if isinstance(error, ChatError):
         return error
     if is_lost(error):
-        return ChatError(503, "the models are not there at the moment", retry_after=RETRY_AFTER)
+        return ChatError(503, "the models are not available at the moment", retry_after=RETRY_AFTER)
     if isinstance(error, ValueError) and not isinstance(error, RayTaskError):
         return ChatError(400, f"this request cannot be served: {error}")
     logger.error("a search failed: %s", type(error).__name__)

@@ -1,4 +1,4 @@
-"""Chat requests, from the body to the events of their captions: admitted, fetched, written, and retried."""
+"""Chat requests from the body to the events of their captions: admission, fetching, writing, retries."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from visvm.chat import CaptionResult, CaptionSpec, ChatError, ChatLimits, ChatRe
 from visvm.fetch import FetchError, Limits, fetch
 
 Answer = TypeVar("Answer")
-WAITS = (0.2, 2.0, 10.0)  # seconds between tries; a request that kills what it meets ends with the fourth
+WAITS = (0.2, 2.0, 10.0)  # seconds between attempts; a request that kills four replicas is given up
 Write = Callable[[CaptionSpec, bytes, bool], AsyncIterator[Event]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an ingress needs to know. ``max_requests`` are served or wait at a time, each for ``seconds``."""
+    """The settings of an ingress: at most ``max_requests`` are in progress, each for at most ``seconds``."""
 
     policy: str  # its name, for the page
     is_world: bool
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclass
 class ChatService:
-    """Serves chat requests by ``write(order, data, follow)``, which may fail and is then asked again."""
+    """Serve chat requests with ``write(spec, data, follow)``, which is retried if its replica is lost."""
 
     write: Write
     settings: Settings
@@ -47,10 +47,10 @@ class ChatService:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """A place among those served.
+        """Count a request as in progress while the block runs.
 
         Raises:
-            ChatError: 503, all places are taken, or the service is being ended.
+            ChatError: 503, if too many are in progress or the service is stopping.
         """
         if not self.is_open:
             raise ChatError(503, "this server is being stopped", retry_after=RETRY_AFTER, code="stopping")
@@ -67,26 +67,30 @@ class ChatService:
             self.metrics.in_flight.set(self.num_requests)
 
     async def drain(self) -> None:
-        """Take no more requests, and wait for those that were taken."""
+        """Refuse new requests, and wait for those in progress."""
         self.is_open = False
         while self.num_requests:
             await asyncio.sleep(0.1)
 
     def read(self, request: ChatRequest) -> CaptionSpec:
-        """What a request asks for; ``ChatError`` if that is not served."""
+        """Return what a request asks for.
+
+        Raises:
+            ChatError: it is not served.
+        """
         return read_spec(request, self.settings.limits, self.settings.methods)
 
     async def events(self, spec: CaptionSpec, *, follow: bool) -> AsyncGenerator[Step | CaptionResult, None]:
-        """The captions of an order; to ``follow``, each sentence too.
+        """Yield the captions of a request; with ``follow``, each sentence too.
 
         Raises:
-            ChatError: whatever went wrong, with its status.
+            ChatError: the request failed; it has the HTTP status.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.seconds
         try:
             data = await _in_time(fetch(spec.url, self.settings.fetch), deadline)
             async with aclosing(self._persistently(spec, data, follow)) as events:
-                # The task that reads may change from event to event, so each has a timer of its own.
+                # Each event may be awaited by another task, so each needs a timer of its own.
                 while event := await _in_time(anext(events, None), deadline):
                     if isinstance(event, CaptionResult):
                         self.metrics.add(event)
@@ -100,7 +104,7 @@ class ChatService:
     async def _persistently(
         self, spec: CaptionSpec, data: bytes, follow: bool
     ) -> AsyncGenerator[Step | CaptionResult, None]:
-        """If a replica is lost, another one writes the same, and what was told is skipped."""
+        """Yield events; if a replica is lost, another repeats its work and only new events are yielded."""
         told: dict[int, list[str]] = defaultdict(list)
         for wait in (*self.waits, None):
             seen: dict[int, int] = defaultdict(int)
@@ -123,12 +127,12 @@ async def _in_time(answer: Awaitable[Answer], deadline: float) -> Answer:
 
 
 def _is_new(event: Step | CaptionResult, told: list[str], seen: dict[int, int]) -> bool:
-    """Whether the event goes beyond what was told of its caption, which it must repeat."""
+    """Return whether an event was not sent before; events that were sent must come again unchanged."""
     place = seen[event.index]
     seen[event.index] += 1
     if place == len(told):
         told.append(event.text)
         return True
     if told[place] != event.text:
-        raise ChatError(503, "a caption was interrupted and cannot be taken up", retry_after=RETRY_AFTER)
+        raise ChatError(503, "a caption was interrupted and cannot be resumed", retry_after=RETRY_AFTER)
     return False

@@ -1,1 +1,1 @@
-"""Whether a cluster can hold a job, and how long it takes: cluster, memory, duration."""
+"""Whether a cluster can hold a job, and how long the job takes there."""

@@ -1,4 +1,4 @@
-"""What a cluster is made of: nodes with CPUs, GPUs and memory, read from YAML or from the running Ray."""
+"""The nodes of a cluster, with their CPUs, GPUs and memory, read from YAML or from the running Ray."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pydantic import Field, model_validator
 from visvm.config import Config, load
 
 GB = 10**9
-RAY_SHARE = 0.7  # of a node's memory: Ray keeps the rest for its object store
+RAY_SHARE = 0.7  # of a node's memory; Ray reserves the rest for its object store
 CLUSTER_FILE = "VISVM_CLUSTER"
 
 
 class Gpu(NamedTuple):
-    """A GPU by its maker's data sheet: memory in GB, dense bfloat16 TFLOP/s, memory bandwidth in TB/s."""
+    """Data sheet of a GPU: memory in GB, dense bfloat16 TFLOP/s, memory bandwidth in TB/s."""
 
     memory_gb: float
     tflops: float
     tb_per_second: float
 
 
-# By the names of Ray's resource "accelerator_type:NAME". T4 has no bfloat16: its figure is float16's.
+# Keyed as in Ray's resource "accelerator_type:NAME". The T4 has no bfloat16; its figure is for float16.
 GPUS = {
     "T4": Gpu(16, 65, 0.32),
     "A10G": Gpu(24, 70, 0.60),
@@ -39,16 +39,16 @@ GPUS = {
 
 
 class Nodes(Config):
-    """Nodes of one kind."""
+    """A group of equal nodes."""
 
     name: str = Field("node", description="name of the group")
-    count: int = Field(1, ge=0, description="nodes of this kind; the most, where a cluster grows by itself")
-    cpus: float = Field(gt=0, description="CPUs that Ray may use")
-    memory_gb: float | None = Field(None, gt=0, description="memory of a node in GB")
-    gpus: int = Field(0, ge=0, description="GPUs of a node")
+    count: int = Field(1, ge=0, description="number of nodes; the maximum, if the cluster autoscales")
+    cpus: float = Field(gt=0, description="CPUs per node that Ray may use")
+    memory_gb: float | None = Field(None, gt=0, description="memory per node in GB")
+    gpus: int = Field(0, ge=0, description="GPUs per node")
     gpu: str | None = Field(None, description="kind of GPU: " + ", ".join(GPUS))
-    gpu_memory_gb: float | None = Field(None, gt=0, description="memory of a GPU in GB, if not its kind's")
-    price_per_hour: float | None = Field(None, ge=0, description="price of a node and hour")
+    gpu_memory_gb: float | None = Field(None, gt=0, description="memory per GPU in GB (default: by kind)")
+    price_per_hour: float | None = Field(None, ge=0, description="price per node and hour")
 
     @model_validator(mode="after")
     def _is_known(self) -> Nodes:
@@ -58,7 +58,7 @@ class Nodes(Config):
 
     @property
     def gpu_memory(self) -> float | None:
-        """Bytes of one GPU, or None where they are not known."""
+        """Return the bytes of one GPU, or None if they are not known."""
         gb = self.gpu_memory_gb or (GPUS[self.gpu].memory_gb if self.gpu in GPUS else None)
         return gb * GB if gb else None
 
@@ -68,13 +68,13 @@ class Nodes(Config):
 
 
 class Cluster(Config):
-    """All nodes that a job may use."""
+    """The nodes that a job may use."""
 
     nodes: tuple[Nodes, ...] = Field(min_length=1, description="groups of equal nodes")
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of all nodes."""
+        """Return the number of GPUs of all nodes."""
         return sum(group.count * group.gpus for group in self.nodes)
 
     def __str__(self) -> str:
@@ -82,16 +82,19 @@ class Cluster(Config):
 
 
 def read(path: str) -> Cluster:
-    """A cluster described by a YAML file.
+    """Return the cluster described by a YAML file.
 
     Raises:
-        ValueError: it cannot be read, or holds an unknown key or an impossible value.
+        ValueError: the file cannot be read, or has an unknown key or an impossible value.
     """
     return load(Cluster, path)
 
 
 def running() -> Cluster:
-    """The cluster that this process is connected to; VISVM_CLUSTER=FILE says what it may grow to."""
+    """Return the cluster that this process is connected to, or the one described by the file VISVM_CLUSTER.
+
+    The file is for clusters that autoscale: it says how large they may grow.
+    """
     import ray
 
     if path := os.environ.get(CLUSTER_FILE):
@@ -102,12 +105,12 @@ def running() -> Cluster:
 
 
 def logical_cpus() -> int:
-    """CPUs of a Ray on this machine: twice its cores, as most of a job's processes wait for the others."""
+    """Return the CPUs to give a local Ray: twice the cores, since most of a job's processes are waiting."""
     return max(4, 2 * (os.cpu_count() or 1))
 
 
 def this_machine() -> Cluster:
-    """What a Ray that a job starts here has; no Ray is started."""
+    """Return this machine as a cluster, as a Ray started here would see it; no Ray is started."""
     import torch
 
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
@@ -123,7 +126,7 @@ def this_machine() -> Cluster:
 
 
 def _node(resources: dict[str, Any]) -> Nodes:
-    """A node by its Ray resources; the memory of a GPU of an unknown kind is not checked."""
+    """Return the node that has these Ray resources; memory is None for a GPU of an unknown kind."""
     kinds = [name.removeprefix("accelerator_type:") for name in resources if name.startswith("accelerator")]
     kind = next((name for name in sorted(kinds, key=len, reverse=True) if name in GPUS), None)
     node = {

@@ -1,4 +1,4 @@
-"""Whether a cluster can hold a job: asked by `visvm plan`, and by every Ray job before its actors start."""
+"""Check that a cluster can hold a job: for `visvm plan`, and for every Ray job before its actors start."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 from jobs.capacity.cluster_spec import GB, RAY_SHARE, Cluster, Nodes, running
 
-USABLE = 0.92  # of a GPU's memory: the rest goes to the CUDA context and to fragments
+USABLE = 0.92  # of a GPU's memory; the rest is CUDA's context and fragmentation
 EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What one stage asks for: ``count`` actors to begin with, ``most`` later, each of cpus and gpus.
+    """The resources of one stage: ``count`` actors at first and ``most`` later, each with cpus and gpus.
 
-    ``parts`` are the bytes of what each keeps, on each of its GPUs or else on its node; ``fewer`` and
-    ``smaller`` name the options that make it fewer actors or smaller ones.
+    ``parts`` are the bytes that an actor keeps, by name, for each of its GPUs (or for its node if it has
+    none). ``fewer`` and ``smaller`` name the options that reduce the number or the size of the actors.
     """
 
     stage: str
@@ -32,24 +32,24 @@ class Demand:
 
     @property
     def memory(self) -> float:
-        """Bytes an actor keeps."""
+        """Return the bytes that an actor keeps."""
         return sum(sum(parts.values()) for parts in self.parts)
 
 
 class ActorLoad(NamedTuple):
-    """What one actor keeps in one memory."""
+    """The bytes that one actor keeps in the memory of one GPU or node."""
 
     demand: Demand
     parts: Mapping[str, float]
 
     @property
     def memory(self) -> float:
-        """Bytes."""
+        """Return the bytes of all parts."""
         return sum(self.parts.values())
 
 
 class NodeRoom:
-    """One node, and what was placed on it."""
+    """One node and the actors placed on it."""
 
     def __init__(self, node: Nodes) -> None:
         self.node, self.cpus = node, node.cpus
@@ -58,7 +58,7 @@ class NodeRoom:
         self.on_host: list[ActorLoad] = []
 
     def take(self, demand: Demand) -> bool:
-        """Place one actor here, as Ray would by CPUs and GPUs alone; whether there was room."""
+        """Place an actor here if CPUs and GPUs suffice, as Ray would; return whether they do."""
         gpus = self._gpus(demand.gpus)
         if demand.cpus > self.cpus + EPSILON or gpus is None:
             return False
@@ -72,7 +72,7 @@ class NodeRoom:
         return True
 
     def _gpus(self, wanted: float) -> list[int] | None:
-        """The GPUs for one actor: the fullest with room for a share, or as many whole ones."""
+        """Return the GPUs for an actor: the fullest with room for its share, or several whole ones."""
         share, num = min(wanted, 1), max(1, round(wanted)) if wanted else 0
         free = sorted((left, i) for i, left in enumerate(self.gpus) if left >= share - EPSILON)
         return [i for _, i in free[:num]] if len(free) >= num else None
@@ -81,9 +81,9 @@ class NodeRoom:
 def place(
     demands: Sequence[Demand], cluster: Cluster, *, most: bool = False
 ) -> tuple[list[NodeRoom], list[int]]:
-    """The nodes with the stages' first (or ``most``) actors on them, and how many of each had room.
+    """Place the stages' first (or ``most``) actors; return the nodes, and how many of each stage had room.
 
-    Large ones first; what needs no GPU goes to nodes without, if there are any.
+    Large actors are placed first. Those without a GPU go to nodes without one, if there are any.
     """
     places = [NodeRoom(group) for group in cluster.nodes for _ in range(group.count)]
     num_placed = [0] * len(demands)
@@ -96,7 +96,7 @@ def place(
 
 
 def shortfalls(demands: Sequence[Demand], cluster: Cluster) -> list[str]:
-    """What is missing and how to mend it, a sentence each; empty if the cluster can hold the job."""
+    """Return what is missing and how to fix it, one sentence each; empty if the cluster can hold the job."""
     places, num_placed = place(demands, cluster)
     missing = [
         f"{demand.stage}: {demand.count} actors of {demand.cpus:g} CPU and {demand.gpus:g} GPU each are"
@@ -108,10 +108,10 @@ def shortfalls(demands: Sequence[Demand], cluster: Cluster) -> list[str]:
 
 
 def check(demands: Sequence[Demand], cluster: Cluster | None = None) -> None:
-    """Look that ``cluster`` (the running one, for None) can hold the job: Ray itself would wait for ever.
+    """Check that ``cluster`` (default: the running one) can hold the job; Ray itself would wait forever.
 
     Raises:
-        ValueError: naming what is missing and the fix.
+        ValueError: it cannot; the message says what is missing and how to fix it.
     """
     cluster = cluster or running()
     if problems := shortfalls(demands, cluster):
@@ -119,7 +119,7 @@ def check(demands: Sequence[Demand], cluster: Cluster | None = None) -> None:
 
 
 def _too_large(place: NodeRoom) -> list[str]:
-    """The GPUs, and the node, that the actors placed there would overflow."""
+    """Return a problem for each GPU, and for the node, whose memory the placed actors exceed."""
     node = place.node
     rooms = [(loads, node.gpu_memory, f"a {node.gpu or 'GPU'}", USABLE) for loads in place.on_gpu]
     if node.memory_gb:

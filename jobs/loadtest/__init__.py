@@ -1,1 +1,1 @@
-"""Load, kills and yardsticks for the benchmarks of the endpoint and of the cluster."""
+"""Load, process kills and baselines for the benchmarks of the endpoint and the cluster."""

@@ -1,4 +1,4 @@
-"""A load on the endpoint: clients that each ask, wait for the caption, and ask again."""
+"""Load on the endpoint: clients that each send a request, wait for the caption, and send the next."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = aiohttp.ClientTimeout(total=300)
 
 @dataclass(frozen=True)
 class ChatCall:
-    """One request: an image's file, and how it is to be described."""
+    """One request: the file of an image, and how to describe it."""
 
     key: str
     data: bytes
@@ -31,7 +31,7 @@ class ChatCall:
     options: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """As OpenAI's clients would send it."""
+        """Return the body that an OpenAI client would send."""
         url = f"data:image/png;base64,{base64.b64encode(self.data).decode()}"
         content = [{"type": "image_url", "image_url": {"url": url}}]
         messages = [{"role": "user", "content": content}]
@@ -40,10 +40,10 @@ class ChatCall:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended: seconds from the first try to the last byte, and what it was told.
+    """How a request ended; ``seconds`` run from the first attempt to the last byte.
 
-    ok: a caption. wrong: one that differs from the expected. busy: nothing but 503s. error: another error in
-    OpenAI's shape, or one that ends a stream. lost: anything else, such as a connection that broke off.
+    ok: a caption. wrong: a caption that differs from the expected one. busy: only 503s. error: another error
+    in OpenAI's format, or one that ends a stream. lost: anything else, such as a broken connection.
     """
 
     call: ChatCall
@@ -57,7 +57,7 @@ class Outcome:
 async def closed_loop(
     url: str, calls: Iterable[ChatCall], *, clients: int, expected: dict[str, str] | None = None
 ) -> list[Outcome]:
-    """Every one of ``asks``, by so many clients at a time; captions are compared with ``expected`` by key."""
+    """Send ``calls`` by that many concurrent clients; compare captions with ``expected`` by key."""
     waiting = iter(calls)
     outcomes: list[Outcome] = []
 
@@ -78,7 +78,7 @@ async def closed_loop(
 async def send(
     session: aiohttp.ClientSession, url: str, call: ChatCall, *, expected: str | None = None
 ) -> Outcome:
-    """Ask until the answer is another than 503, at most ``MAX_TRIES`` times, as often as Retry-After says."""
+    """Send a request; on a 503 wait as Retry-After says and repeat, at most ``MAX_TRIES`` times."""
     started = time.perf_counter()
     kind: Kind = "busy"
     text, num_busy = "", 0
@@ -94,7 +94,7 @@ async def send(
 
 
 async def _try(session: aiohttp.ClientSession, url: str, call: ChatCall) -> tuple[Kind, str, float]:
-    """How one try ended, its caption, and the seconds to wait before the next."""
+    """Return how one attempt ended, its caption, and the seconds to wait before the next."""
     try:
         async with session.post(url + PATH, json=call.body()) as response:
             if response.status == 503:
@@ -132,7 +132,7 @@ def _kind_of_error(body: Any) -> Kind:
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
-    """Requests a second, the median and 95th percentile of their seconds, and how they ended."""
+    """Return requests per second, median and 95th percentile of their seconds, and how they ended."""
     times = [one.seconds for one in outcomes if one.kind == "ok"]
     cuts = quantiles(times, n=20, method="inclusive") if len(times) > 1 else times * 19
     return {
@@ -145,10 +145,10 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
 
 
 async def when(condition: Callable[[], bool], *, seconds: float, every: float = 0.5) -> float:
-    """Seconds until ``condition`` holds.
+    """Wait until ``condition`` holds; return the seconds that took.
 
     Raises:
-        TimeoutError: it does not within ``seconds``.
+        TimeoutError: it did not hold within ``seconds``.
     """
     started = time.perf_counter()
     async with asyncio.timeout(seconds):

@@ -1,4 +1,4 @@
-"""generate-triples as a plain loop in one process: what Ray is measured against."""
+"""generate-triples as a plain loop in one process: the baseline that Ray is measured against."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ON_CPU = {"device": "cpu", "dtype": "float32"}
 
 
 def plain(images: Path, *, batch_size: int) -> dict[str, Any]:
-    """Seconds an image of the loop in a process of its own: on one thread, as an actor has, after a batch."""
+    """Return the loop's seconds per image, measured in a process with one thread, as an actor has."""
     words = [sys.executable, "-m", "jobs.loadtest.plain_loop", str(images), str(batch_size)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=ray_setup.ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True)
@@ -29,7 +29,7 @@ def plain(images: Path, *, batch_size: int) -> dict[str, Any]:
 
 
 def loop(images: str, batch_size: int) -> tuple[float, float]:
-    """(CPU seconds, seconds) an image: the very classes and batches of the job, one after the other."""
+    """Return (CPU seconds, seconds) per image after the first batch, with the job's own classes."""
     config = load(GenerateConfig, images=images, out="unused", policy="world", batch_size=batch_size)
     policy = {"name": check_policy("world"), **ON_CPU, **config.policy_options}
     generate = Generate(policy, temperatures=config.temperatures, seed=config.seed)

@@ -1,1 +1,1 @@
-"""Units through Ray Data stages to parquet files: what generate-triples and caption share."""
+"""From units of work through Ray Data stages to parquet files, for generate-triples and caption."""

@@ -1,4 +1,4 @@
-"""One Ray Data stage of a pipeline: an actor pool and what it asks of a cluster."""
+"""One Ray Data stage of a pipeline: an actor pool, and the resources it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobs.capacity.preflight import Demand
 
 @dataclass(frozen=True)
 class Stage:
-    """One actor pool of a pipeline; ``arguments`` are the actor's keywords: names and options, no weights."""
+    """An actor pool; ``arguments`` are the actor's keywords (names and options, no weights)."""
 
     actor: type
     arguments: dict[str, Any]
@@ -26,7 +26,7 @@ class Stage:
 
     @property
     def demand(self) -> Demand:
-        """What it asks of a cluster."""
+        """Return the resources that the pool needs."""
         return Demand(
             self.actor.__name__,
             self.min_actors,
@@ -37,10 +37,9 @@ class Stage:
         )
 
     def apply(self, dataset: ray.data.Dataset, attempts: Any) -> ray.data.Dataset:
-        """The dataset of packed batches with this stage behind it."""
-        actor_class = type(
-            self.actor.__name__, (FaultIsolatingActor,), {}
-        )  # the name that Ray's dashboard shows
+        """Return a dataset of packed batches with this stage appended."""
+        # Ray's dashboard shows the name of this class.
+        actor_class = type(self.actor.__name__, (FaultIsolatingActor,), {})
         return dataset.map_batches(
             actor_class,
             fn_constructor_args=(self.actor, self.arguments),

@@ -1,4 +1,4 @@
-"""The units of work of a job: each drawn image with its prompts, under a stable id."""
+"""The units of work of a job: (image, prompt) pairs with stable ids."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from visvm.prompts import DETAIL_PROMPTS, prompt_for
 
 
 def make_units(config: PipelineConfig) -> pa.Table:
-    """The UNITS of a job: each drawn image with its prompts.
+    """Return a table of UNITS: each drawn image with its prompts.
 
     Raises:
-        ValueError: the source has no images, too few, or is malformed.
+        ValueError: the source has no images or too few, or is malformed.
     """
     drawn = sources.draw(find_all(config.images, image_root=config.image_root), config.sample, config.seed)
     rows = [
@@ -31,7 +31,7 @@ def make_units(config: PipelineConfig) -> pa.Table:
 
 
 def unit_id(image_id: str, prompt: str) -> str:
-    """The stable id of an (image, prompt)."""
+    """Return the id of an (image, prompt) pair, the same in every run."""
     return f"{image_id}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
 
 

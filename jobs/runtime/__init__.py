@@ -1,1 +1,1 @@
-"""Ray as the jobs use it: start or attach, training workers, the endpoint's settings."""
+"""Ray as the jobs use it: start or connect to it, training workers, settings of the endpoint."""

@@ -46,7 +46,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class RayTrainCallback(TrainerCallback):
-    """Writes the curve; hands checkpoints to Ray, which gathers the parts of all workers."""
+    """Write the curve, and report checkpoints to Ray, which gathers the parts of all workers."""
 
     def __init__(self, out: str) -> None:
         self.out = out

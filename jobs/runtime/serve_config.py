@@ -23,13 +23,13 @@ KEYS = "VISVM_API_KEYS"
 class Scale(Config):
     """How many replicas a deployment has, and what each takes."""
 
-    min_replicas: int = Field(1, ge=0, description="replicas at least; 0: none while there are no requests")
-    max_replicas: int = Field(1, ge=1, description="replicas at most")
-    target_ongoing_requests: float = Field(8, gt=0, description="more a replica, and one is added")
-    upscale_delay_s: float = Field(10, ge=0, description="seconds of more than that, before one is added")
-    downscale_delay_s: float = Field(300, ge=0, description="seconds of less than that, before one goes")
-    num_cpus: float = Field(0.5, ge=0, description="logical CPUs of a replica; its threads, if 1 or more")
-    num_gpus: float = Field(0.3, gt=0, description="GPUs of a replica, if the device is a GPU")
+    min_replicas: int = Field(1, ge=0, description="fewest replicas; 0: none while there are no requests")
+    max_replicas: int = Field(1, ge=1, description="most replicas")
+    target_ongoing_requests: float = Field(8, gt=0, description="requests per replica to aim for")
+    upscale_delay_s: float = Field(10, ge=0, description="seconds above that before a replica is added")
+    downscale_delay_s: float = Field(300, ge=0, description="seconds below that before one is removed")
+    num_cpus: float = Field(0.5, ge=0, description="logical CPUs per replica; if 1 or more, also its threads")
+    num_gpus: float = Field(0.3, gt=0, description="GPUs per replica, if the device is a GPU")
 
     @model_validator(mode="after")
     def _is_range(self) -> Self:
@@ -43,7 +43,7 @@ def _defaults(section: type[ConfigT], **fields: Any) -> Callable[[], ConfigT]:
 
 
 class ServeConfig(Config):
-    """Configuration of serve: the models, what a request may ask, and how each part scales."""
+    """Configuration of serve: the models, what a request may ask for, and how each part scales."""
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all (visvm serve only)")
     port: int = Field(8000, ge=1, lt=65536, description="port to listen on (visvm serve only)")
@@ -63,16 +63,16 @@ class ServeConfig(Config):
         None, description="a search of your own, MODULE:NAME: served under that name, and the default"
     )
     centre: float | None = Field(
-        None, description="reward at which a sentence is worth nothing, for the value model"
+        None, description="reward at which a sentence adds no value (default: as the value model was trained)"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of all models")
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
-    max_images: int = Field(64, ge=1, description="captions that a policy replica has in flight")
-    max_rows: int = Field(192, ge=1, description="candidates that a policy replica writes at a time")
-    cache_mb: int | None = Field(None, ge=1, description="MiB for the keys and values of both")
+    max_images: int = Field(64, ge=1, description="captions in flight per policy replica")
+    max_rows: int = Field(192, ge=1, description="candidates written at a time per policy replica")
+    cache_mb: int | None = Field(None, ge=1, description="MiB for keys and values")
     value_cache_mb: int = Field(4096, ge=1, description="MiB for the images of a value replica")
-    max_pixels: int = Field(32 * 2**20, ge=1, description="pixels of an image")
+    max_pixels: int = Field(32 * 2**20, ge=1, description="most pixels of an image")
     limits: ChatLimits = Field(
         default_factory=_defaults(ChatLimits), description="what one request may ask for"
     )
@@ -81,15 +81,15 @@ class ServeConfig(Config):
         description="where images may come from, and how large they may be",
     )
     max_requests: int = Field(
-        128, ge=1, description="requests an ingress serves or lets wait; others get a 503"
+        128, ge=1, description="requests in progress per ingress; further ones get a 503"
     )
     seconds: float = Field(120, gt=0, description="deadline of a request")
     patience: float = Field(
-        60, gt=0, description="seconds for one turn of the engine, before it counts as stuck"
+        60, gt=0, description="seconds for one step of the engine before it counts as stuck"
     )
-    api_keys: str | None = Field(None, description=f"file of API keys, one a line; or set {KEYS}=KEY,KEY")
-    ingress_replicas: int = Field(1, ge=1, description="processes that speak HTTP")
-    ingress_cpus: float = Field(0.25, ge=0, description="logical CPUs of each")
+    api_keys: str | None = Field(None, description=f"file of API keys, one per line; or set {KEYS}=KEY,KEY")
+    ingress_replicas: int = Field(1, ge=1, description="processes that serve HTTP")
+    ingress_cpus: float = Field(0.25, ge=0, description="logical CPUs of each ingress")
     policy_scale: Scale = Field(
         default_factory=_defaults(Scale, num_cpus=1, num_gpus=0.5), description="replicas of the policy"
     )
@@ -146,16 +146,16 @@ def _find_models(config: ServeConfig) -> Models:
     predict = check_value_model(resolve(value, "value")).predict
     if predict == "future" and reward is None:
         raise ValueError(
-            "reward = 'none': this value model predicts what follows, and needs a reward beside it"
+            "reward = 'none': this value model predicts future rewards only and needs a reward model as well"
         )
     return Models(policy, reward, check_value(value, policy=policy, predict=predict), predict)
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:
-    """The hashes of the API keys in a file or, without one, in the environment; none: no key is asked for.
+    """Return the hashes of the API keys in a file, or else in the environment; none: no key is needed.
 
     Raises:
-        ValueError: the file cannot be read or holds no key.
+        ValueError: the file cannot be read, or has no key in it.
     """
     from actors.serving.admission import hash_key
 
@@ -168,5 +168,5 @@ def read_keys(path: str | None) -> tuple[str, ...]:
             raise ValueError(f"api_keys = {path!r}: cannot be read ({type(error).__name__})") from None
     hashes = tuple(hash_key(key.strip().encode()) for key in keys if key.strip())
     if path is not None and not hashes:
-        raise ValueError(f"api_keys = {path!r}: holds no key")
+        raise ValueError(f"api_keys = {path!r}: has no key in it")
     return hashes

@@ -45,7 +45,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     trainer.run(log=curve.add if curve else lambda entry: None, checkpoint=save)
     metrics = trainer.summary()
     if curve is None:
-        with tempfile.TemporaryDirectory() as folder:  # its part of the weights goes to the first worker
+        with tempfile.TemporaryDirectory() as folder:  # sends this worker's part of the weights to the first
             trainer.export(Path(folder))
         return {}
     metrics |= {"seconds": time.monotonic() - started, **summarise(curve.close())}
@@ -70,7 +70,7 @@ def _trainer(config: TrainValueConfig) -> ValueTrainer:
 
 
 def _publish(trainer: ValueTrainer, config: TrainValueConfig, metrics: dict[str, Any]) -> None:
-    """Write OUT/model, with its card."""
+    """Write OUT/model with its model card."""
     with storage.new_folder(storage.join(config.out, "model")) as folder:
         trainer.export(folder)
         (folder / "README.md").write_text(model_card(config.policy, config, trainer.model.config, metrics))

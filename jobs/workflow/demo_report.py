@@ -1,4 +1,4 @@
-"""The report of a finished demo: reads what its stages wrote, and writes one HTML page."""
+"""The report of a finished demo: one HTML page made from what its stages wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = ("greedy", "prm", "visvm", "reward_plus_future", "sft_visvm")
 
 
 def write(stages: Stages, runs: Mapping[str, str], metrics: Metrics) -> str:
-    """Write report.html; its path."""
+    """Write report.html; return its path."""
     report = Report(
         title="visvm: the whole loop on the embedded world",
         facts=_facts(stages, metrics),
@@ -70,12 +70,12 @@ def _plots(stages: Stages, metrics: Metrics) -> list[Plot]:
 
 
 def _below(folder: str) -> list[str]:
-    """The runs in a folder of runs."""
+    """Return the names of the runs in a folder of runs."""
     return sorted({file.name.partition("/")[0] for file in storage.walk(folder)})
 
 
 def _examples(stages: Stages, runs: Mapping[str, str], count: int) -> list[ReportExample]:
-    """The first test images, captioned by the methods of SHOWN."""
+    """Return the first ``count`` test images with their captions by the methods of SHOWN."""
     shown = [method for method in SHOWN if method in runs]
     captions = {method: _captions(runs[method]) for method in shown}
     ids = sorted(captions["greedy"])[:count]

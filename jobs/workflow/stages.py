@@ -1,4 +1,4 @@
-"""The stages of the loop, each another job's work in a run folder of its own: for demo and self-train."""
+"""The stages of demo and self-train, each of them another job's work in a run folder of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Stages:
-    """Runs stages in folders below ``out``; one that has finished there already is only read.
+    """Runs stages in folders below ``out``; a stage that has already finished is not run again.
 
-    ``common`` are fields that every stage with a policy in it gets.
+    ``common`` are config fields of every stage that runs a policy.
     """
 
     out: str
@@ -32,43 +32,43 @@ class Stages:
     shared_paths: bool = False
 
     def images(self, name: str, **options: Any) -> str:
-        """Images of the embedded world; their folder."""
+        """Make images of the embedded world; return their folder."""
         self._run(name, world.make, world.MakeConfig, options)
         return self.path(name)
 
     def rollouts(self, name: str, images: str, **options: Any) -> Metrics:
-        """Responses of a policy to images, with rewards."""
+        """Generate a policy's responses to images, with rewards; return the metrics."""
         given = {"images": images, "seed": self.seed, **self.common, **options}
         return self._run(name, generate_triples.work, generate_triples.GenerateConfig, given)
 
     def value(self, name: str, rollouts: str, **options: Any) -> Metrics:
-        """A value model of the policy whose rollouts are in the stage ``rollouts``."""
+        """Train a value model on the rollouts of the stage ``rollouts``; return the metrics."""
         given = {"rollouts": (f"{self.path(rollouts)}/rollouts",), "seed": self.seed, **options}
         return self._run(name, train_value.work, train_value.TrainValueConfig, given)
 
     def captions(self, name: str, images: str, **options: Any) -> str:
-        """Captions of images by a method; their folder."""
+        """Write captions of images by a method; return their folder."""
         given = {"images": images, "seed": self.seed, **self.common, **options}
         self._run(name, caption.work, caption.CaptionConfig, given)
         return self.path(name)
 
     def finetune(self, name: str, captions: str, **options: Any) -> str:
-        """A policy tuned on the captions of a folder; its directory."""
+        """Fine-tune the policy on the captions of a folder; return the new policy's directory."""
         given = {"captions": (f"{captions}/captions",), "seed": self.seed, **options}
         self._run(name, finetune.work, finetune.FinetuneConfig, given)
         return f"{self.path(name)}/model"
 
     def evaluation(self, name: str, coco: str, captions: Mapping[str, str]) -> Metrics:
-        """The results of captions in folders, by the name of their row."""
+        """Evaluate the captions of folders, each under the name of its row; return the metrics."""
         given = {"captions": [f"{row}={path}" for row, path in captions.items()], "coco": coco}
         return self._run(name, evaluate.judge, evaluate.EvaluateConfig, given)
 
     def metrics(self, name: str) -> Metrics:
-        """What a finished stage reported."""
+        """Return the metrics of a finished stage."""
         return read_json(storage.join(self.path(name), "metrics.json"))
 
     def path(self, name: str) -> str:
-        """The folder of a stage."""
+        """Return the folder of a stage."""
         return storage.join(self.out, name)
 
     def _run(
@@ -90,9 +90,9 @@ class Stages:
 
 
 def check_options(config_class: type[Config], options: Options, **needed: Any) -> None:
-    """Look that a later stage will take ``options``.
+    """Check that a later stage will accept ``options``.
 
     Raises:
-        ValueError: an unknown key or an impossible value.
+        ValueError: a key is unknown, or a value is impossible.
     """
     load(config_class, **{"out": "out", **needed, **options})
