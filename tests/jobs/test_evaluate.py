@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import evaluate
+from jobs.inputs.caption_files import read_rows
+from tests.support.paths import SHARED_DATA
 from tests.visvm.metrics.test_chair import GOLDEN, annotations
 from visvm.metrics import Resampling
 from visvm.metrics import evaluate as judge
+from visvm.metrics.coco import Annotations
 from visvm.schemas import CAPTIONS
 
+CASES = SHARED_DATA / "cases"
 TRUTH = {"7": frozenset({"dog", "cat"}), "8": frozenset()}
 GOOD = [{"image_id": 7, "caption": "A dog and a cat."}, {"image_id": 8, "caption": "Grass. Sky."}]
 BAD = [{"image_id": 8, "caption": "A dog on a bench."}, {"image_id": 7, "caption": "A dog on a bench."}]
@@ -65,6 +71,113 @@ def test_one_file_of_captions(tmp_path: Path) -> None:
     assert metrics["paired"] == []
 
 
+ROWS = [{"image_id": 7, "caption": "A dog and a cat."}, {"image_id": 8, "caption": "Grass."}]
+LINES = "\n".join(map(json.dumps, ROWS)) + "\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LINES.encode(),
+        gzip.compress(json.dumps(ROWS).encode()),
+        gzip.compress(LINES.encode()),
+        json.dumps({"annotations": ROWS, "info": {}}).encode(),
+        ("\ufeff" + json.dumps(ROWS)).encode(),
+        json.dumps(ROWS).encode("utf-16"),
+        LINES.encode("utf-16-le"),
+        json.dumps([{"question_id": 1, "image_id": 7.0, "text": "A dog and a cat."}, ROWS[1]]).encode(),
+        json.dumps([{"image": "COCO_7.jpg", "text": "Is it?", "answer": "A dog, a cat."}, ROWS[1]]).encode(),
+        json.dumps([{"image_id": r"C:\x\COCO_7", "caption": "A dog, a cat."}, ROWS[1]]).encode(),
+    ],
+)
+@pytest.mark.parametrize("name", ["captions.json", "captions.jsonl", "captions.parquet", "captions"])
+def test_captions_are_read_by_their_content(tmp_path: Path, data: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    rows = read_rows(str(tmp_path / name))
+    assert [row["caption"].replace(" and", ",") for row in rows] == ["A dog, a cat.", "Grass."]
+    known = Annotations(annotations(tmp_path)).resolve(row["image_id"] for row in rows)
+    assert list(known.values()) == [7, 8]
+
+
+def test_a_parquet_file_needs_no_suffix_and_no_columns_of_ours(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": ["7", "8"], "text": ["A dog.", "Grass."], "x": [1, 2]}), tmp_path / "c")
+    assert [row["caption"] for row in read_rows(str(tmp_path / "c"))] == ["A dog.", "Grass."]
+
+
+def test_a_broken_line_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "captions.jsonl"
+    for end, problem in (("\n{", "line 4: neither JSON"), ("3", "line 3: expected an object")):
+        file.write_text(LINES + end)
+        run(tmp_path, file, code=2)
+        assert problem in capsys.readouterr().err
+
+
+def test_one_image_under_several_names_is_one_image(tmp_path: Path) -> None:
+    names = [7, 7.0, "7", "007", "COCO_7.jpg", "val/COCO_7"]
+    rows = [{"image_id": name, "caption": "A dog."} for name in names]
+    [row] = run(tmp_path, write(tmp_path / "captions.json", rows))["rows"]
+    assert (row["num_images"], row["num_captions"], row["chair_s"]) == (1, 6, 0)
+
+
+def test_methods_are_compared_on_the_images_of_all(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    part = write(tmp_path / "part.json", BAD[:1])
+    metrics = run(tmp_path, f"my_Model={write(tmp_path / 'bad.json', BAD)}", f"part={part}")
+    assert metrics["num_images_left_out"] == {"my_Model": 1}
+    assert "compared on the 1 in common" in caplog.text
+    assert {row["num_images"] for row in metrics["rows"]} == {1}
+    whole, some = metrics["rows"]
+    assert whole | {"method": "part"} == some
+    lines = (tmp_path / "out" / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| method | n | CHAIRs |")
+    assert lines[2].startswith("| my_Model | 1 | 100.0 [100.0, 100.0] |")
+    assert any(line.startswith("| part - my_Model |") for line in lines)
+    [first, second] = csv.DictReader((tmp_path / "out" / "table.csv").open())
+    assert (first["method"], second["method"]) == ("my_Model", "part")
+    assert (first["chair_s"], first["chair_s_low"], first["mean_num_words"]) == ("1.0", "1.0", "5.0")
+
+
+def test_methods_without_a_common_image_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halves = [f"{name}={write(tmp_path / name, [row])}" for name, row in zip("ab", GOOD, strict=True)]
+    run(tmp_path, *halves, code=2)
+    assert "no image has a caption of each of a, b" in capsys.readouterr().err
+
+
+def test_figures_say_whether_they_are_means_or_totals(tmp_path: Path) -> None:
+    [row] = run(tmp_path, run_folder(tmp_path / "search", GOOD))["rows"]
+    assert (row["mean_num_generated_tokens"], row["total_num_generated_tokens"]) == (10, 20)
+    assert (row["mean_seconds"], row["total_seconds"]) == (0.5, 1.0)
+    assert (row["mean_num_sentences"], row["total_num_sentences"]) == (1.5, 3)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared cases")
+@pytest.mark.parametrize("name", sorted(path.name for path in (CASES / "caption-files").glob("*.json*")))
+def test_files_of_other_programs(tmp_path: Path, name: str) -> None:
+    flags = [
+        "--coco",
+        str(CASES / "caption-files" / "coco"),
+        "--out",
+        str(tmp_path),
+        "--num-resamples",
+        "100",
+    ]
+    status = evaluate.main(["--captions", str(CASES / "caption-files" / name), *flags])
+    assert status == (2 if name in ("nan_caption.json", "none_caption.json") else 0)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared cases")
+def test_annotations_with_ids_of_another_type_give_the_same_figures(tmp_path: Path) -> None:
+    found = []
+    for coco in ("same", "int_images_str_annotations"):
+        place = CASES / "chair-id-types"
+        flags = ["--coco", str(place / coco), "--out", str(tmp_path / coco), "--num-resamples", "100"]
+        assert evaluate.main(["--captions", str(place / "captions.json"), *flags]) == 0
+        found.append(json.loads((tmp_path / coco / "metrics.json").read_text())["rows"])
+    assert found[0] == found[1]
+    assert (found[0][0]["chair_s"], found[0][0]["recall"]) == (0, 1)
+
+
 def test_methods_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_folder(tmp_path / "search", GOOD)
     metrics = run(tmp_path, f"base={write(tmp_path / 'bad.json', BAD)}", tmp_path / "search")
@@ -79,17 +192,20 @@ def test_methods_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture
     assert differences["visvm", "base", "chair_s"]["ci"] == [-1, -1]
     assert metrics["prompts"] == ["Describe."]
     assert metrics["runs"][str(tmp_path / "search")] == {"max_new_tokens": 99, "seed": 3}
-    assert "VisVM" in capsys.readouterr().out
+    assert "visvm" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("captions", "problem"),
     [
-        ([{"image_id": 7}], "caption 0 needs an image_id and a caption"),
-        ([{"image_id": None, "caption": "A"}], "caption 0 needs an image_id"),
-        ([{"image_id": 7, "caption": ["A"]}], "caption 0 needs"),
-        (["A cat"], "caption 0 needs"),
-        ({"7": "A cat"}, "expected a list"),
+        ([{"image_id": 7}], "captions.json [0]: expected a caption as text under one of caption, answer"),
+        ([{"image_id": None, "caption": "A"}], "[0]: an image id must be a whole number or text, got None"),
+        ([{"image_id": 7, "caption": ["A"]}], "[0]: expected a caption as text"),
+        ([{"image_id": 7, "caption": float("nan")}], "[0]: expected a caption as text"),
+        ({"annotations": [{"image_id": 7, "caption": None}]}, "annotations[0]: expected a caption as text"),
+        (["A cat"], "[0]: expected an object"),
+        ({"7": "A cat"}, "expected one of image_id, image"),
+        ("A cat", 'expected a list of objects, one object a line, or {"annotations": [...]}'),
         ([], "no captions in it"),
         ([{"image_id": 99, "caption": "A"}], "1 of 1 image ids are in no annotation file"),
     ],

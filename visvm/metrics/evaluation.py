@@ -75,8 +75,21 @@ def _row(method: str, rows: Sequence[Row], counts: ImageCounts, resampling: Resa
     row: dict[str, Any] = {"method": method, "num_images": len(counts), "num_captions": len(rows)}
     row |= METRICS.evaluate(counts, resampling)
     row |= {name: _mean([one.get(key) for one in rows]) for name, key in COSTS.items()}
+    row |= _means_and_totals(rows, METRICS.totals(counts))
     reasons = [one.get("finish_reason") for one in rows]
     return row | {"num_unfinished": None if None in reasons else reasons.count("length")}
+
+
+def _means_and_totals(rows: Sequence[Row], totals: Mapping[str, float]) -> dict[str, float | None]:
+    """Return sizes and costs under names that say what they are, per caption and in all."""
+    sums: dict[str, float | None] = {"num_sentences": totals["sentences"], "num_words": totals["words"]}
+    for key in COSTS.values():
+        mean = _mean([one.get(key) for one in rows])
+        sums[key] = None if mean is None else mean * len(rows)
+    named: dict[str, float | None] = {}
+    for key, total in sums.items():
+        named |= {f"mean_{key}": None if total is None else total / len(rows), f"total_{key}": total}
+    return named
 
 
 def _mean(numbers: Sequence[float | None]) -> float | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
+Name = Callable[[str], str]
 
 NAMES = {
     "greedy": "greedy",
@@ -29,7 +32,7 @@ class Column(NamedTuple):
 
 def name_of(method: str) -> str:
     """Return the display name of a method."""
-    return NAMES.get(method, method.replace("_", " "))
+    return NAMES.get(method, method)
 
 
 def _percent(key: str) -> Callable[[Row], str]:
@@ -49,6 +52,7 @@ def _number(key: str, digits: int) -> Callable[[Row], str]:
 
 COLUMNS = (
     Column("method", lambda row: name_of(row["method"])),
+    Column("n", lambda row: str(row.get("num_images", "-"))),
     Column("CHAIRs", _percent("chair_s")),
     Column("CHAIRi", _percent("chair_i")),
     Column("distinct CHAIRi", _percent("chair_i_distinct")),
@@ -73,18 +77,18 @@ DIFFERENCES = {
 }
 
 
-def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """Format every row as one cell per column of COLUMNS."""
-    return [[column.text(row) for column in COLUMNS] for row in rows]
+def cells(rows: Sequence[Row], name: Name = name_of) -> list[list[str]]:
+    """Format every row as one cell per column of COLUMNS; ``name`` gives that of a method."""
+    return [[name(row["method"]), *(column.text(row) for column in COLUMNS[1:])] for row in rows]
 
 
-def paired_cells(paired: Sequence[Row]) -> list[list[str]]:
+def paired_cells(paired: Sequence[Row], name: Name = name_of) -> list[list[str]]:
     """Format one line per pair: "a - b", then the difference of every metric with its interval."""
     lines: dict[tuple[str, str], dict[str, str]] = {}
     for row in paired:
         lines.setdefault((row["a"], row["b"]), {})[row["metric"]] = _difference(row)
     return [
-        [f"{name_of(a)} - {name_of(b)}", *(line.get(metric, "-") for metric in DIFFERENCES)]
+        [f"{name(a)} - {name(b)}", *(line.get(metric, "-") for metric in DIFFERENCES)]
         for (a, b), line in lines.items()
     ]
 
@@ -115,11 +119,44 @@ def format_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def results_table(rows: Sequence[Row]) -> str:
+def results_table(rows: Sequence[Row], name: Name = name_of) -> str:
     """Return the rows of a results file as a plain-text table."""
-    return format_table([column.title for column in COLUMNS], cells(rows))
+    return format_table([column.title for column in COLUMNS], cells(rows, name))
 
 
-def paired_table(paired: Sequence[Row]) -> str:
+def paired_table(paired: Sequence[Row], name: Name = name_of) -> str:
     """Return the paired differences of a results file as a plain-text table."""
-    return format_table(["difference", *DIFFERENCES.values()], paired_cells(paired))
+    return format_table(["difference", *DIFFERENCES.values()], paired_cells(paired, name))
+
+
+def markdown_tables(rows: Sequence[Row], paired: Sequence[Row]) -> str:
+    """Return a results file's rows, and its differences if it has any, as tables in Markdown."""
+    tables = [_markdown([column.title for column in COLUMNS], cells(rows, str))]
+    if paired:
+        tables.append(_markdown(["difference", *DIFFERENCES.values()], paired_cells(paired, str)))
+    return "\n\n".join(tables) + "\n"
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---", *("---:" for _ in titles[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """Return the figures of a results file's rows as CSV, intervals as NAME_low and NAME_high."""
+    flat = [dict(_flat(row)) for row in rows]
+    file = io.StringIO()
+    writer = csv.DictWriter(
+        file, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(flat)
+    return file.getvalue()
+
+
+def _flat(row: Row) -> Iterator[tuple[str, Any]]:
+    for key, value in row.items():
+        if key.endswith("_ci"):
+            yield from zip((f"{key[:-3]}_low", f"{key[:-3]}_high"), value, strict=True)
+        elif not isinstance(value, list | dict):
+            yield key, value

@@ -42,7 +42,7 @@ def candidate(text: str, value: float, *, reason: str = "sentence") -> dict:
 
 def test_results_are_percentages_with_intervals() -> None:
     titles, _, line = results_table([ROW]).splitlines()
-    assert titles.split()[:3] == ["method", "CHAIRs", "CHAIRi"]
+    assert titles.split()[:4] == ["method", "n", "CHAIRs", "CHAIRi"]
     assert "26.2 [20.0, 31.0]" in line
     assert "70.0" in line and "900" in line and "VisVM" in line
 
