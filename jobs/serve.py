@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from actors.serving.service import Settings
     from jobs.capacity.preflight import Demand
 
-from jobs.inputs.models import default_value, is_local
 from jobs.runner.command import run
 from jobs.runtime.serve_config import Models, Scale, ServeConfig, find_models, read_keys
+from visvm import storage
 from visvm.config import load
+from visvm.models import is_local, is_world
 
 NAME = "visvm"
 METRICS_SECONDS = 2
@@ -59,7 +60,7 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=8 * config.max_requests,
         graceful_shutdown_timeout_s=config.seconds,
     )
-    return ingress.bind(policy, _settings(config, models, ["none", *scorers]))
+    return ingress.bind(policy, _settings(config, ["none", *scorers]))
 
 
 def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> dict[str, Any]:
@@ -113,13 +114,14 @@ def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
     return {"max_new_tokens": config.limits.max_tokens} | {name: getattr(config, name) for name in names}
 
 
-def _settings(config: ServeConfig, models: Models, needs: Sequence[str]) -> Settings:
+def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
     from actors.serving.service import Settings
     from visvm.chat import served_methods
 
+    is_path = is_local(config.policy) or storage.is_remote(config.policy)
     return Settings(
-        policy=Path(models.policy).name if is_local(config.policy) else config.policy,
-        is_world=default_value(models.policy) is not None,
+        policy=PurePosixPath(config.policy).name if is_path else config.policy,
+        is_world=is_world(config.policy),
         methods=(*filter(None, [config.search]), *served_methods(needs)),
         limits=config.limits,
         fetch=config.fetch,

@@ -220,3 +220,12 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: p
     (tmp_path / "keys").write_text("\n")
     with pytest.raises(ValueError, match="no key"):
         serve_config.read_keys(str(tmp_path / "keys"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown", "is_world"),
+    [("world", "world", True), ("org/model", "org/model", False), ("s3://bucket/runs/model", "model", False)],
+)
+def test_the_page_names_the_policy_but_no_path(*, policy: str, shown: str, is_world: bool) -> None:
+    settings = serve._settings(serve.ServeConfig(policy=policy), ["none"])
+    assert (settings.policy, settings.is_world) == (shown, is_world)
