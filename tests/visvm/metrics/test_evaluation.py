@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visvm.metrics.bootstrap import Resampling
@@ -22,6 +22,7 @@ def judge(sentences: list[str]) -> dict[str, Any]:
     return row
 
 
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(
     true=st.lists(st.sampled_from(TRUE), min_size=1, unique=True),
     false=st.lists(st.sampled_from(FALSE), unique=True),
