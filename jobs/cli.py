@@ -16,6 +16,8 @@ VERBS = {
     "train-value": "rollouts -> vision value model, by TD learning",
     "finetune": "captions -> fine-tuned policy",
     "evaluate": "captions -> CHAIR, recall and length, with intervals",
+    "amber": "answers -> AMBER's CHAIR, Cover, Hal, Cog and yes/no metrics, with intervals",
+    "data": "fetch and check the data of others that metrics need",
     "self-train": "generate, train, caption, finetune, evaluate; several rounds",
     "show": "the captions, rollouts or results of a run, here or as one HTML page",
     "serve": "an endpoint that speaks OpenAI's chat completions, guided by search",

@@ -74,7 +74,7 @@ def verb_of(work: Callable[..., Any]) -> str:
     if module == "__main__" and (spec := sys.modules["__main__"].__spec__):
         module = spec.name
     verb = module.rpartition(".")[2].replace("_", "-")
-    return verb if work.__name__ == "work" else f"{verb} {work.__name__}"
+    return verb if work.__name__ == "work" else f"{verb} {work.__name__.replace('_', '-')}"
 
 
 def _close(folder: RunFolder, next_command: str | None) -> None:

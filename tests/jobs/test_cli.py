@@ -33,14 +33,16 @@ def probe(*words: str) -> tuple[str, list[str]]:
     return out + done.stderr, status.split()
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS, "world make", "world train"])
+@pytest.mark.parametrize(
+    "verb", [*cli.VERBS, "world make", "world train", "data nltk", "data amber-similarity"]
+)
 def test_help_imports_nothing_heavy(verb: str) -> None:
     out, status = probe(*verb.split(), "--help")
     assert out.startswith(f"usage: visvm {verb} ")
     assert status == ["0"]
 
 
-@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb != "world"])
+@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("world", "data")])
 def test_a_mistyped_flag_is_one_line_and_imports_nothing_heavy(verb: str) -> None:
     out, status = probe(verb, "--hepl")
     assert out.strip() == f"error: unknown flag --hepl; did you mean --help? (see visvm {verb} --help)"

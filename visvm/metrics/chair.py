@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
+from visvm.metrics import nltk_data
 from visvm.metrics.vocabulary import CATEGORY_OF, MERGED, Variant
 
 
@@ -94,19 +95,8 @@ def _singular(word: str) -> str:
 
 
 def _wordnet(text: str) -> list[str]:
-    import nltk
-    from nltk.stem import WordNetLemmatizer
-
-    lemmatize = WordNetLemmatizer().lemmatize
     part_of_speech = {"J": "a", "V": "v", "R": "r"}
-    try:
-        tagged = nltk.pos_tag(nltk.word_tokenize(text))
-        return [lemmatize(word, pos=part_of_speech.get(tag[0], "n")) for word, tag in tagged]
-    except LookupError:
-        raise ValueError(
-            "the wordnet variant of CHAIR needs NLTK's data: run `python -m nltk.downloader punkt_tab "
-            "averaged_perceptron_tagger_eng wordnet`, or use --variant original"
-        ) from None
+    return [nltk_data.lemmatize(word, part_of_speech.get(tag[0], "n")) for word, tag in nltk_data.tag(text)]
 
 
 _NORMALISE: dict[Variant, Callable[[str], list[str]]] = {"original": _original, "wordnet": _wordnet}
