@@ -10,7 +10,7 @@ import pytest
 from ray.serve import Application
 
 from actors.serving.caption_stream import Captioner
-from jobs.runtime.serve_config import Models, ServeConfig, find_models
+from jobs.runtime.serve_config import ServeConfig, find_models
 from jobs.serve import _settings, build
 from tests.support.fakes import FakePolicy
 from tests.support.own import ShortestFirst
@@ -54,7 +54,7 @@ def test_it_is_served_under_its_name_and_is_the_default() -> None:
     config = load(ServeConfig, search=SEARCH, scorer=SCORER, device="cpu")
     models = find_models(config)
     assert (models.value, models.reward, models.scorer) == (None, None, SCORER)
-    methods = _settings(config, Models(policy="world"), ["none", "reward", "value"]).methods
+    methods = _settings(config, ["none", "reward", "value"]).methods
     assert methods[0] == SEARCH and {"prm", "visvm", "greedy"} <= set(methods)
     for given in (request(), request(method=SEARCH)):
         [result] = asyncio.run(write(given, methods))
