@@ -52,7 +52,7 @@ def test_a_mistyped_flag_is_one_line_and_imports_nothing_heavy(verb: str) -> Non
 def test_a_missing_flag_is_named_before_anything_heavy_is_imported() -> None:
     out, status = probe("train-value", "--policy", "world")
     assert out.strip() == (
-        "error: missing --out (run folder: model/, checkpoints/, tensorboard/, curve.jsonl, metrics.json)"
+        "error: missing --out (run folder: model/, checkpoints/, tensorboard/, curve.jsonl)"
         " and --rollouts (run folders of generate-triples)"
     )
     assert status == ["2"]
