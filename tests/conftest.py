@@ -24,6 +24,8 @@ S3_PORT = free_port()
 
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # see jobs/__init__.py
+# Tiny models gain nothing from a second thread, and on a busy machine its spinning costs minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("RAY_ADDRESS", None)
 _cache = tempfile.TemporaryDirectory(prefix="visvm-cache-")
