@@ -103,7 +103,7 @@ def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, p
     if predict:
         stages.rollouts(f"{name}/rollouts", images, policy=policy, **config.generate_triples)
         value = {
-            **_rates(config, train_value.WORLD_DEFAULTS),
+            **_rates(config, train_value.TrainValueConfig.WORLD_DEFAULTS),
             **config.train_value,
             "policy": policy,
             "predict": predict,
@@ -111,7 +111,7 @@ def _round(config: SelfTrainConfig, stages: Stages, name: str, *, images: str, p
         stages.value(f"{name}/value", f"{name}/rollouts", **value)
         options["value"] = f"{stages.path(name)}/value/model"
     captions = stages.captions(f"{name}/captions", images, method=config.method, **options)
-    tuning = {**_rates(config, finetune.WORLD_DEFAULTS), **config.finetune, "policy": policy}
+    tuning = {**_rates(config, finetune.FinetuneConfig.WORLD_DEFAULTS), **config.finetune, "policy": policy}
     return stages.finetune(f"{name}/policy", captions, **tuning)
 
 

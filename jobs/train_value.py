@@ -12,44 +12,36 @@ without a break.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.command import run
 from jobs.runtime.workers_config import WorkersConfig
 from visvm import storage
-from visvm.config import ModelName, Place
+from visvm.config import Place
 from visvm.training.config import ValueTraining, read_deepspeed
-
-# A model of two million parameters learns at another rate than one of seven billion.
-# Its vision encoder does not survive that rate and is kept as it is.
-WORLD_DEFAULTS = {
-    "learning_rate": 1e-3,
-    "batch_size": 4,
-    "micro_batch_size": 4,
-    "epochs": 3,
-    "train_vision": False,
-}
 
 
 class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
     """The policy to start from and the rollouts to learn from."""
 
-    policy: ModelName = Field(description='directory or hub id of the policy to start from, or "world"')
-    rollouts: tuple[Place, ...] = Field(min_length=1, description="run folders of generate-triples")
+    # The world's vision encoder does not survive that learning rate, and is kept as it is.
+    WORLD_DEFAULTS: ClassVar = {
+        "learning_rate": 1e-3,
+        "batch_size": 4,
+        "micro_batch_size": 4,
+        "epochs": 3,
+        "train_vision": False,
+    }
 
-    @model_validator(mode="before")
-    @classmethod
-    def _world_defaults(cls, data: Any) -> Any:
-        is_world = isinstance(data, Mapping) and data.get("policy") == "world"
-        return {**WORLD_DEFAULTS, **data} if is_world else data
+    rollouts: tuple[Place, ...] = Field(min_length=1, description="run folders of generate-triples")
 
     @property
     def learns(self) -> Literal["values", "captions"]:
-        """What a training example is: an image with all its sentences, or one caption."""
+        """Return what a training example is: an image with all its sentences, or one caption."""
         return "values"
 
 

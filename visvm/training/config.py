@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -22,7 +22,28 @@ class TDConfig(Config):
     terminal: bool = Field(True, description="the target of a last sentence is its reward alone")
 
 
-class ValueTraining(TDConfig):
+class TrainingConfig(Config):
+    """Weights, precision and checkpoints of a training run."""
+
+    train_vision: bool = Field(True, description="train the vision encoder too")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    save_steps: float = Field(
+        0.25, gt=0, description="evaluate and checkpoint every so many steps, or (below 1) share of an epoch"
+    )
+    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
+    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
+    deepspeed: dict[str, Any] | str | None = Field(
+        None, description="DeepSpeed config (JSON or YAML file): shards the model; else it is replicated"
+    )
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> Self:
+        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
+            raise ValueError("save_steps is a whole number of steps, or a share below 1")
+        return self
+
+
+class ValueTraining(TDConfig, TrainingConfig):
     """How a value model is trained; the rates suit a 7B model."""
 
     state: Literal["sentence", "prefix"] = Field(
@@ -33,56 +54,31 @@ class ValueTraining(TDConfig):
     batch_size: int = Field(32, ge=1, description="images an optimiser step, over all workers")
     micro_batch_size: int = Field(2, ge=1, description="images a forward pass of one worker, at most")
     learning_rate: float = Field(1e-5, gt=0, description="peak of a cosine schedule")
-    train_vision: bool = Field(True, description="train the vision encoder too")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="of AdamW")
     clip: float = Field(1.0, gt=0, description="largest norm of a step's gradient")
     held_out: float = Field(0.05, ge=0, lt=1, description="share of the images kept for evaluation")
-    save_steps: float = Field(
-        0.25, gt=0, description="evaluate and checkpoint every so many steps, or (below 1) share of an epoch"
-    )
-    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
-    deepspeed: dict[str, Any] | str | None = Field(
-        None, description="DeepSpeed config (JSON or YAML file): shards the model; else it is replicated"
-    )
     pixel_cache_mb: int = Field(1024, ge=0, description="MiB of preprocessed pixels each worker keeps")
     seed: int = Field(0, ge=0, description="order of the images")
 
     @model_validator(mode="after")
-    def _check(self) -> ValueTraining:
-        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
-            raise ValueError("save_steps is a whole number of steps, or a share below 1")
+    def _check(self) -> Self:
         if not self.terminal and self.state == "prefix":
             raise ValueError("terminal = False is the published variant of state = 'sentence' only")
         return self
 
 
-class SftConfig(Config):
+class SftConfig(TrainingConfig):
     """How a policy is fine-tuned; the defaults are the paper's for a 7B model."""
 
     epochs: float = Field(3, gt=0, description="passes over the captions")
     learning_rate: float = Field(1e-6, gt=0, description="peak of a cosine schedule")
     batch_size: int = Field(128, ge=1, description="captions an optimiser step, over all workers")
     micro_batch_size: int = Field(4, ge=1, description="captions a forward pass of one worker")
-    train_vision: bool = Field(True, description="train the vision encoder too")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     held_out: float = Field(0.02, ge=0, lt=1, description="share of the images kept for the eval loss")
     save_steps: float = Field(
         0.25, gt=0, description="a checkpoint every so many steps, or (below 1) share of the run"
     )
-    bf16: bool = Field(False, description="compute in bfloat16, keep weights in float32")
-    gradient_checkpointing: bool = Field(False, description="less memory for a third more time")
-    deepspeed: dict[str, Any] | str | None = Field(
-        None, description="DeepSpeed config, a JSON or YAML file (cluster/deepspeed_zero3.json)"
-    )
     seed: int = Field(0, description="order of the captions")
-
-    @model_validator(mode="after")
-    def _check_steps(self) -> SftConfig:
-        if self.save_steps >= 1 and self.save_steps != int(self.save_steps):
-            raise ValueError("save_steps is a whole number of steps, or a share below 1")
-        return self
 
 
 def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None:
