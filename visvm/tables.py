@@ -27,7 +27,7 @@ def table_files(place: str, kind: str) -> list[str]:
     raise ValueError(f"cannot read {kind} from {place}: {missing}")
 
 
-def read_rows(place: str, kind: str, *, columns: Sequence[str]) -> list[dict[str, Any]]:
+def read_columns(place: str, kind: str, *, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return the rows of the files that ``table_files`` finds, with these columns.
 
     Raises:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from visvm import images, storage
 from visvm.families import Family
-from visvm.tables import read_rows
+from visvm.tables import read_columns
 
 COLUMNS = ["image_id", "uri", "prompt", "caption", "finish_reason"]
 NUM_CONCURRENT_CHECKS = 16  # each is a request to a store
@@ -49,7 +49,7 @@ def read_captions(folders: Sequence[str]) -> list[CaptionExample]:
 def _read_folder(folder: str) -> list[CaptionExample]:
     rows = [
         row
-        for row in read_rows(folder, "captions", columns=COLUMNS)
+        for row in read_columns(folder, "captions", columns=COLUMNS)
         if row["caption"] and row["caption"].strip()
     ]
     if not rows:
