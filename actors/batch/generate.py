@@ -1,4 +1,4 @@
-"""Rollouts: the responses of the policy to each image, and their rewards."""
+"""Rollouts: a policy's responses to each image, and their rewards."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from visvm.search.scheduler import SearchContext, run_searches
 from visvm.sentences import split_sentences
 
 ROLLED = REWARDED = pa.schema([*ROLLOUTS, *pa.schema(FAULT)])
-"""A rollout before it has rewards, and with them."""
+"""Rollouts without and with rewards."""
 
 
 class Generate:
-    """UNITS -> ROLLED: one response a temperature, all of an image off one image prefix."""
+    """UNITS -> ROLLED: one response per temperature; all responses to an image share its prefix."""
 
     def __init__(self, policy: dict[str, Any], *, temperatures: Sequence[float], seed: int) -> None:
-        """``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
+        """Load the policy; ``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
         self.policy = SharedPrefixPolicy.from_pretrained(**policy)
         self.temperatures, self.seed = tuple(temperatures), seed
 
@@ -61,7 +61,7 @@ class Reward:
     """ROLLED -> REWARDED: the similarity of every sentence with its image."""
 
     def __init__(self, reward: dict[str, Any]) -> None:
-        """``reward`` are keywords of ``ClipScorer.from_pretrained``."""
+        """Load the reward model; ``reward`` are keywords of ``ClipScorer.from_pretrained``."""
         self.scorer = ClipScorer.from_pretrained(**reward)
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Rows on their way through a pipeline: a bad one carries its reason along and stops nothing else."""
+"""The rows of a pipeline: a bad row carries its error along and does not stop the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAULT = [("stage", pa.string()), ("error", pa.string())]
 NUM_READERS = 16
 
 UNITS = pa.schema(UNIT + FAULT)
-"""What a pipeline starts from: one caption or rollout to make, known by ``id``; or what failed, and why."""
+"""A unit of work: one caption or rollout to make, identified by ``id``. Failed ones have stage and error."""
 
 
 def load(batch: pa.Table) -> list[Row]:
@@ -36,10 +36,10 @@ def load(batch: pa.Table) -> list[Row]:
 
 
 def each(rows: list[Row], work: Callable[[list[Row]], list[Row]], *, stage: str) -> list[Row]:
-    """``work`` on the rows without an error; those it fails on get ``stage`` and ``error``.
+    """Do ``work`` on the rows without an error; give those it fails on ``stage`` and ``error``.
 
-    A batch that fails is halved until the rows at fault stand alone: what they ran out of memory with,
-    the halves have room for.
+    A batch that fails is halved until the failing rows are alone. So is one that ran out of memory: its
+    halves need less.
     """
     usable = [row for row in rows if row["error"] is None]
     done = {row["id"]: row for row in _halving(usable, work, stage)}
@@ -47,13 +47,13 @@ def each(rows: list[Row], work: Callable[[list[Row]], list[Row]], *, stage: str)
 
 
 def is_gpu_lost(error: Exception) -> bool:
-    """Whether the error is a GPU's that answers nothing more in this process."""
+    """Return whether the error means that this process can no longer use its GPU."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(error, torch.AcceleratorError)
 
 
 def table(rows: list[Row], schema: pa.Schema) -> pa.Table:
-    """The rows as a table of exactly ``schema``; keys that are no column are left behind."""
+    """Return the rows as a table of exactly ``schema``; other keys are dropped."""
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -62,10 +62,10 @@ def _halving(rows: list[Row], work: Callable[[list[Row]], list[Row]], stage: str
         return []
     try:
         return work(rows)
-    except Unreachable:  # which says nothing of the rows
+    except Unreachable:  # the store's fault, not the rows'
         raise
     except Exception as error:  # whatever an image makes a decoder or a model raise
-        if is_gpu_lost(error):  # which says nothing of the rows
+        if is_gpu_lost(error):  # the GPU's fault, not the rows'
             raise
         if len(rows) == 1:
             logger.warning("%s failed for image %s", stage, rows[0]["image_id"], exc_info=True)
@@ -76,7 +76,7 @@ def _halving(rows: list[Row], work: Callable[[list[Row]], list[Row]], stage: str
 
 
 def _give_back() -> None:
-    """Free what a try that failed has left: its error, and with it every frame, is gone by now."""
+    """Free the memory of a failed attempt, whose error, and with it all its frames, is gone by now."""
     gc.collect()
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()

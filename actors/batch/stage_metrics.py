@@ -1,23 +1,23 @@
-"""What actors have done, as counters that Ray exports to Prometheus; rates are Prometheus's to make.
+"""Counters of what actors have done, which Ray exports to Prometheus.
 
-`rate(ray_visvm_images_total[1m])` are images a second, with the tag `stage`; hits over hits and misses
-of `ray_visvm_prefix_hits_total` say how often an image's encoding was there already.
+`rate(ray_visvm_images_total[1m])` is images per second, by the tag `stage`. The ratio of
+`ray_visvm_prefix_hits_total` to hits plus misses is how often an image was already encoded.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from ray.util.metrics import Counter
 
 NAMES = {
-    "images": "images (with a prompt) that went through a stage",
-    "tokens": "tokens that the policy kept (responses) or sampled (captions)",
-    "rewards": "sentences that were given a reward",
+    "images": "(image, prompt) pairs that a stage has finished",
+    "tokens": "tokens of the policy: kept (responses) or sampled (captions)",
+    "rewards": "sentences that got a reward",
     "errors": "images that a stage could not use",
-    "prefix_hits": "look-ups of an image's keys and values in the value model's store that found them",
+    "prefix_hits": "look-ups of an image in the value model's store that found it",
     "prefix_misses": "look-ups that had to encode the image",
 }
 
@@ -28,7 +28,7 @@ class CachingActor(Protocol):
 
     @property
     def cache_lookups(self) -> tuple[int, int]:
-        """Look-ups of an image so far: hits and misses."""
+        """Return the look-ups of images so far: hits and misses."""
         ...
 
 
@@ -43,13 +43,13 @@ class StageMetrics:
         self._tags = {"stage": stage}
         self._seen = dict.fromkeys(("prefix_hits", "prefix_misses"), 0)
 
-    def add(self, before: pa.Table, after: pa.Table, actor: Any) -> None:
-        """Count what ``actor`` made of a batch."""
+    def add(self, before: pa.Table, after: pa.Table, actor: object) -> None:
+        """Count what ``actor`` did with a batch."""
         for name, num in {**counts(before, after), **self._prefixes(actor)}.items():
             if num:
                 self._counters[name].inc(num, tags=self._tags)
 
-    def _prefixes(self, actor: Any) -> dict[str, int]:
+    def _prefixes(self, actor: object) -> dict[str, int]:
         """Return the look-ups since the last batch."""
         hits, misses = actor.cache_lookups if isinstance(actor, CachingActor) else (0, 0)
         now = {"prefix_hits": hits, "prefix_misses": misses}
@@ -59,7 +59,7 @@ class StageMetrics:
 
 
 def counts(before: pa.Table, after: pa.Table) -> dict[str, int]:
-    """Images, tokens, rewards and errors that a stage added to a batch."""
+    """Return the images, tokens, rewards and errors that a stage added to a batch."""
     was_failed, is_failed = (pc.sum(pc.is_valid(batch["error"])).as_py() or 0 for batch in (before, after))
     found = {"images": after.num_rows - is_failed, "errors": is_failed - was_failed}
     if "num_generated_tokens" in after.column_names:

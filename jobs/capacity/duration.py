@@ -1,4 +1,4 @@
-"""Expected time of a job on a GPU, from stated rates: a formula to plan by, not a measurement."""
+"""Expected time of a job on a GPU by a formula from stated rates; it is not a measurement."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from visvm.search import METHODS
 
 ITEM = 2  # bytes of bfloat16
 CLIP_TOKENS = 77
-# Candidates written at a time, against those of a stepwise search: by the tokens of docs/results/world.json.
+# Tokens relative to a stepwise search, as in docs/results/world.json.
 MORE_TOKENS = {"mcts": 5.0, "oracle": 5.0}
 
 
 def actor_seconds(
     config: WritingNeeds | SearchNeeds, policy: str, models: dict[str, str | None], gpu: Gpu, rates: Rates
 ) -> float:
-    """Seconds a policy actor takes for an image, by the config of generate-triples or caption."""
+    """Return the seconds that a policy actor takes per image, given the config of its job."""
     size, flops = size_of(policy), gpu.tflops * 1e12 * rates.flops_share
     rows, num_passes = _writing(config, rates)
     in_flight = _in_flight(config, size, rows)
@@ -40,7 +40,7 @@ def actor_seconds(
     if value := models.get("value"):
         judged = size_of(value)
         tokens = judged.image_tokens + candidates * rates.sentence_tokens
-        # A quarter of the captions in flight ask together: so many passes a caption.
+        # On average a quarter of the captions in flight are scored in one pass.
         passes = rates.sentences * 4 / max(in_flight, 4)
         seconds += 2 * judged.num_parameters * tokens / flops + passes * rates.pass_ms / 1e3
     if models.get("reward") and isinstance(config, SearchNeeds):
@@ -50,9 +50,10 @@ def actor_seconds(
 
 
 def worker_seconds(config: TrainingNeeds, gpu: Gpu, rates: Rates) -> float:
-    """Seconds a training worker takes for an image (train-value) or caption (finetune), an epoch.
+    """Return the seconds per epoch that a training worker takes for an image or a caption.
 
-    Forward and backward are 6 operations a parameter and token, 8 if activations are computed twice.
+    The example is an image in train-value and a caption in finetune. Forward and backward are 6 operations
+    per parameter and token, or 8 if activations are computed twice.
     """
     size = size_of(config.policy)
     operations = (8 if config.gradient_checkpointing else 6) * size.num_parameters
@@ -60,7 +61,7 @@ def worker_seconds(config: TrainingNeeds, gpu: Gpu, rates: Rates) -> float:
 
 
 def _writing(config: WritingNeeds | SearchNeeds, rates: Rates) -> tuple[int, float]:
-    """Rows an image, and decoding passes from its first token to its last."""
+    """Return the rows per image, and the decoding passes from its first token to its last."""
     tokens = rates.sentences * rates.sentence_tokens
     if not isinstance(config, SearchNeeds):
         return len(config.temperatures), tokens * rates.longest
@@ -75,7 +76,7 @@ def _writing(config: WritingNeeds | SearchNeeds, rates: Rates) -> tuple[int, flo
 
 
 def _in_flight(config: WritingNeeds, size: ModelSize, rows: int) -> float:
-    """Images whose rows are written at a time: what the options of the config leave room for."""
+    """Return the images whose rows are written at a time, as the config's options allow."""
     most = min(config.max_images, config.max_rows / rows)
     if config.cache_mb is None:
         return most
@@ -85,7 +86,7 @@ def _in_flight(config: WritingNeeds, size: ModelSize, rows: int) -> float:
 
 
 def _moved(size: ModelSize, in_flight: float, rows: int, rates: Rates) -> float:
-    """Bytes a decoding pass reads: weights, the images' keys and values, half-written rows'."""
+    """Return the bytes that a decoding pass reads: weights, and keys and values of images and rows."""
     texts = rows * (PROMPT_TOKENS + min(RESPONSE_TOKENS, rates.sentences * rates.sentence_tokens) / 2)
     kept = in_flight * (size.image_tokens + texts) * size.token_values
     return ITEM * (size.num_parameters + kept)

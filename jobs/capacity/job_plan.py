@@ -1,4 +1,4 @@
-"""A job on a cluster: what it needs, what fits, how long it takes."""
+"""The plan of a job on a cluster: what it needs, what fits, how long it takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PipelineJob = GenerateConfig | CaptionConfig
 
 @dataclass(frozen=True)
 class Plan:
-    """A job on a cluster."""
+    """A job, the cluster, and what the job needs there."""
 
     job: str
     config: PipelineJob | TrainingJob
@@ -76,7 +76,7 @@ def make_plan(
     """Return the plan of a job; only the names and configurations of its models are read.
 
     Raises:
-        ValueError: a model cannot be found, or is of no supported family.
+        ValueError: a model cannot be found, or its family is not supported.
     """
     if isinstance(config, TrainingJob):
         if config.policy not in KNOWN:

@@ -1,4 +1,4 @@
-"""What actors and training workers keep in memory, by formula: in bytes, from configurations alone."""
+"""Memory of actors and training workers by formula, in bytes, from configurations alone."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from visvm.value import check_value_model
 
 MIB = 2**20
 PROMPT_TOKENS = 64  # of the chat template and the prompt, at most
-RESPONSE_TOKENS = 200  # 8.2 sentences of 25 tokens
+RESPONSE_TOKENS = 200  # 8.2 sentences of 25 tokens, rounded
 VALUE_CACHE_MB = 4096  # ValueScorer's own default
 UNKNOWN_CLIP = 880_000_000  # parameters, where open_clip does not know the architecture: SigLIP so400m's
-SECOND_GPU = "cuda:1"  # where the value model goes if its actor has two
-# Sizes of published models that need no look at the hub.
+SECOND_GPU = "cuda:1"  # the value model's device if its actor has two GPUs
+# Published models whose size is known without asking the hub.
 KNOWN = {"llava-hf/llava-v1.6-mistral-7b-hf": "7b", "Qwen/Qwen2-VL-7B-Instruct": "7b-qwen2-vl"}
 
 
 @cache
 def size_of(name: str) -> ModelSize:
-    """The size of a policy or a value model by its name, as a job's config gives it.
+    """Return the size of a policy or value model, given its name in a job's config.
 
     Raises:
-        ValueError: it cannot be found, or is of no supported family.
+        ValueError: the model cannot be found, or its family is not supported.
     """
     if name in KNOWN:
         return model_size(configuration(SIZES[KNOWN[name]]))
@@ -49,7 +49,7 @@ def size_of(name: str) -> ModelSize:
 
 @cache
 def clip_parameters(name: str) -> int:
-    """Parameters of a reward model, counted on the meta device."""
+    """Return the number of parameters of a reward model; no weights are loaded."""
     from open_clip import get_model_config
     from open_clip.model import CLIP, CustomTextCLIP
 
@@ -66,9 +66,9 @@ def clip_parameters(name: str) -> int:
 
 
 def actor_bytes(arguments: Mapping[str, Any]) -> list[dict[str, float]]:
-    """What an actor keeps, part by part, by the keywords of its class: those of its models' loaders.
+    """Return the bytes that an actor keeps on each device, by part.
 
-    One dictionary for each device; a value model on "cuda:1" is on the second.
+    ``arguments`` are the keywords of the actor's class. A value model on "cuda:1" is on the second device.
     """
     models = {**arguments, **arguments.get("scorer", {})}
     parts: list[dict[str, float]] = [{}]
@@ -84,10 +84,10 @@ def actor_bytes(arguments: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def worker_bytes(config: TrainingNeeds) -> dict[str, float]:
-    """What a training worker keeps, part by part, by the config of train-value or finetune.
+    """Return the bytes that a training worker keeps, by part.
 
-    Weights, gradients and Adam's two moments are float32, 16 bytes a parameter; ZeRO stage 3 cuts all of
-    it over the workers, stage 2 and 1 the moments (and gradients), no DeepSpeed nothing.
+    Weights, gradients and Adam's two moments are float32: 16 bytes per parameter. ZeRO stage 3 shards all
+    of them over the workers, stage 2 gradients and moments, stage 1 moments; without DeepSpeed none are.
     """
     size, num = size_of(config.policy), config.num_workers
     cut = {0: 0, 1: 8, 2: 12, 3: 16}[_stage(config.deepspeed)]
@@ -97,7 +97,7 @@ def worker_bytes(config: TrainingNeeds) -> dict[str, float]:
 
 
 def training_tokens(config: TrainingNeeds, size: ModelSize) -> int:
-    """Tokens an image (train-value: all its responses) or a caption (finetune) takes in training."""
+    """Return the tokens of a training example: an image with all its responses, or one caption."""
     texts = 5 * RESPONSE_TOKENS if config.learns == "values" else RESPONSE_TOKENS + PROMPT_TOKENS
     return size.image_tokens + texts
 
@@ -117,7 +117,7 @@ def _policy(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _value(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
-    """Its prefill is counted on a GPU of its own; else policy and value model take turns."""
+    """Return the value model's bytes; on the policy's GPU its prefill takes turns with the policy's."""
     item = _itemsize(options)
     alone = _pass(size, min(PREFILL_BATCH, options["max_images"]) * size.image_tokens) * item
     kept = options["max_images"] * size.image_tokens * size.token_values * item
@@ -129,7 +129,7 @@ def _value(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _pass(size: ModelSize, tokens: int) -> int:
-    """Numbers alive in one layer's forward pass: its MLP's three products, and eight of hidden size."""
+    """Return the numbers kept in a layer's forward pass: three MLP products and eight of hidden size."""
     return tokens * (3 * size.intermediate + 8 * size.hidden)
 
 

@@ -1,4 +1,4 @@
-"""What the formulas of memory and duration read of a job's config."""
+"""The fields of a job's config that the formulas of memory and duration read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 
 class TrainingNeeds(Protocol):
-    """The fields of train-value's and finetune's config that say how much a worker holds and does."""
+    """How much a training worker keeps and does: fields of train-value and finetune."""
 
     @property
     def policy(self) -> str: ...
@@ -25,7 +25,7 @@ class TrainingNeeds(Protocol):
 
 
 class WritingNeeds(Protocol):
-    """The fields of generate-triples' and caption's config that say how much an actor writes at a time."""
+    """How much an actor writes at a time: fields of generate-triples and caption."""
 
     @property
     def temperatures(self) -> tuple[float, ...]: ...
@@ -41,7 +41,7 @@ class WritingNeeds(Protocol):
 
 @runtime_checkable
 class SearchNeeds(WritingNeeds, Protocol):
-    """The fields of caption's config that say how a caption is searched."""
+    """How a caption is searched: fields of caption."""
 
     @property
     def method(self) -> str: ...

@@ -1,4 +1,4 @@
-"""Where a job reads and writes: on a cluster, places that every node sees."""
+"""The paths of a job's config: on a cluster, every node must see them."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ from visvm.config import MODEL_MARK, PATH_MARK, Config
 
 
 class SharedPaths(Config):
-    """The field of every job that has a cluster do its work."""
+    """Files on a cluster of several nodes."""
 
     OPERATIONAL = frozenset({"shared_paths"})
 
-    shared_paths: bool = Field(
-        False, description="local paths are the same files on every node of the cluster (NFS, EFS)"
-    )
+    shared_paths: bool = Field(False, description="local paths name the same files on every node (NFS, EFS)")
 
 
 def check_shared_paths(config: SharedPaths, *, num_nodes: int) -> None:
     """Check that every node of a cluster sees the files and models that the config names.
 
     Raises:
-        ValueError: a path of one machine, on a cluster of several.
+        ValueError: a local path on a cluster of several nodes, without --shared-paths.
     """
     local = dict(_local(config))
     if num_nodes > 1 and local and not config.shared_paths:
         named = ", ".join(f"{name} = {place}" for name, place in local.items())
         raise ValueError(
             f"{named}: a path of one machine, and the cluster has {num_nodes} nodes; use s3://..., or a"
-            " folder that is mounted on every node (NFS, EFS) together with --shared-paths"
+            " folder that is mounted on every node (NFS, EFS) and --shared-paths"
         )
 
 

@@ -1,4 +1,4 @@
-"""A small cluster on this machine: what its processes use, and what is left of a job if they are killed."""
+"""A small cluster on this machine: what its processes use, and how a job survives their being killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class Usage:
-    """A context that samples the processes below this one: CPU seconds in all, most memory by kind."""
+    """A context that samples this process's descendants: total CPU seconds, peak memory by kind."""
 
     def __init__(self, *, seconds: float = 0.5) -> None:
         self.seconds = seconds
@@ -49,11 +49,11 @@ class Usage:
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all processes so far, those that have ended included."""
+        """Return the CPU seconds of all processes so far, including those that have ended."""
         return sum(self._cpu.values())
 
     def sample(self) -> None:
-        """Look at every process now."""
+        """Sample every process now."""
         for process in psutil.Process().children(recursive=True):
             try:
                 self._note(process)
@@ -77,7 +77,7 @@ class Usage:
 
 
 def kind_of(process: psutil.Process) -> str:
-    """What a process of Ray is: a stage's actor, "driver", "raylet", "gcs" or "other"."""
+    """Return what a process of Ray is: the name of a stage's actor, "driver", "raylet", "gcs" or "other"."""
     title = " ".join(process.cmdline())
     if actor := re.search(r"ray::MapWorker\(MapBatches\((\w+)\)\)", title):
         return actor[1]
@@ -87,7 +87,7 @@ def kind_of(process: psutil.Process) -> str:
 
 @contextmanager
 def cluster(*, num_nodes: int, num_cpus: int) -> Iterator[Cluster]:
-    """A head and further nodes, ``num_cpus`` logical CPUs each, all on this machine."""
+    """Run a head and further nodes on this machine, each with ``num_cpus`` logical CPUs."""
     ray_setup.prepare()
     options: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": 512 * 2**20}
     nodes = Cluster(initialize_head=True, head_node_args=options)
@@ -100,7 +100,7 @@ def cluster(*, num_nodes: int, num_cpus: int) -> Iterator[Cluster]:
 
 
 def command(address: str, **flags: Any) -> subprocess.Popen[bytes]:
-    """Start generate-triples on a cluster."""
+    """Start generate-triples on the cluster at ``address``; its output goes to OUT.log."""
     words = [word for name, value in flags.items() for word in ("--" + name.replace("_", "-"), str(value))]
     words = [sys.executable, "-m", "jobs.generate_triples", "--shared-paths", *words]
     env = {**os.environ, "RAY_ADDRESS": address}
@@ -109,7 +109,7 @@ def command(address: str, **flags: Any) -> subprocess.Popen[bytes]:
 
 
 class Chaos:
-    """Kills at seeded points of a job's progress, which ``run`` watches and takes up again."""
+    """Kills processes at seeded points of a job's progress; a killed driver is started again."""
 
     def __init__(self, nodes: Cluster, *, num_units: int, seed: int) -> None:
         rng = random.Random(seed)
@@ -119,7 +119,7 @@ class Chaos:
         self.killed: list[dict[str, Any]] = []
 
     def run(self, **flags: Any) -> None:
-        """The job with its kills, to its end."""
+        """Run the job to its end, with the kills."""
         driver = command(self.nodes.address, **flags)
         while driver.poll() is None:
             time.sleep(0.1)
@@ -137,14 +137,14 @@ class Chaos:
         elif victim == "node":
             self.nodes.remove_node(list(self.nodes.worker_nodes)[-1], allow_graceful=False)
         elif not self._kill_actor(victim):
-            return driver  # it is starting: a moment later
+            return driver  # no such actor is at work yet: try again later
         point, _ = self.plan.pop(0)
         self.killed.append({"what": victim, "at_share": round(point, 3)})
         logger.info("killed %s after %.0f %% of the rows", victim, 100 * point)
         return driver
 
     def _kill_actor(self, kind: str) -> bool:
-        """SIGKILL one actor of a stage that is at work."""
+        """Send SIGKILL to an actor of a stage that is at work; return whether there was one."""
         below = psutil.Process().children(recursive=True)
         found = [one for one in below if one.is_running() and is_at_work(one, kind)]
         if found:
@@ -153,7 +153,7 @@ class Chaos:
 
 
 def is_at_work(process: psutil.Process, kind: str) -> bool:
-    """Whether it is an actor of that stage and has loaded its model."""
+    """Return whether a process is an actor of that stage and has loaded its model."""
     try:
         return kind_of(process) == kind and "__init__" not in " ".join(process.cmdline())
     except psutil.Error:
@@ -161,18 +161,18 @@ def is_at_work(process: psutil.Process, kind: str) -> bool:
 
 
 def num_rows(folder: Path) -> int:
-    """Rows in the finished files of a folder."""
+    """Return the number of rows in the finished files of a folder."""
     return sum(pq.read_metadata(path).num_rows for path in parts(folder))
 
 
 def rows_of(folder: Path) -> pa.Table:
-    """All rows of a folder, sorted."""
+    """Return all rows of a folder, sorted."""
     table = pa.concat_tables([pq.read_table(path) for path in parts(folder)]).combine_chunks()
     return table.sort_by([(key, "ascending") for key in KEYS if key in table.column_names])
 
 
 def compare(calm: Path, wild: Path) -> dict[str, Any]:
-    """What a disturbed run lost, doubled and changed, by the rows of both run folders."""
+    """Compare the rows of both run folders: what the disturbed run lost, doubled and changed."""
     before, after = rows_of(calm / "rollouts"), rows_of(wild / "rollouts")
     counts = Counter(after["id"].to_pylist())
     lost = set(before["id"].to_pylist()) - counts.keys()

@@ -23,11 +23,11 @@ class PipelineConfig(SharedPaths):
     image_root: Place | None = Field(
         None, description="folder of a COCO json's images (else found beside it)"
     )
-    sample: int | None = Field(None, ge=1, description="use so many of the images, drawn by --seed")
+    sample: int | None = Field(None, ge=1, description="use this many images, drawn by --seed")
     shard: str = Field(
         "0/1",
         pattern=r"^\d+/[1-9]\d*$",
-        description="I/N: the I-th of N equal parts of the images, by their ids; a job each",
+        description="I/N: only the I-th of N equal parts of the images, by their ids",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
     prompts: str = Field("one", description='"one" drawn for each image, "all" nine, or a prompt itself')
@@ -37,26 +37,28 @@ class PipelineConfig(SharedPaths):
         description='"auto" (the one the paper pairs with the policy), "world", local directory, hub id or'
         " ARCHITECTURE/WEIGHTS of open_clip",
     )
-    max_new_tokens: int = Field(512, ge=1, description="tokens a caption at most")
-    top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
+    max_new_tokens: int = Field(512, ge=1, description="most tokens of a caption")
+    top_p: float = Field(
+        0.9, gt=0, le=1, description="nucleus sampling: share of the probability that is kept"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
     )
-    batch_size: int = Field(64, ge=1, description="images an actor takes at a time")
-    max_images: int = Field(64, ge=1, description="images an actor has in flight")
-    max_rows: int = Field(192, ge=1, description="candidates an actor writes at a time")
+    batch_size: int = Field(64, ge=1, description="units in a batch of an actor")
+    max_images: int = Field(64, ge=1, description="images in flight per actor")
+    max_rows: int = Field(192, ge=1, description="candidates written at a time per actor")
     cache_mb: int | None = Field(
-        None, ge=1, description="MiB for the keys and values of both; what has no room waits"
+        None, ge=1, description="MiB for the keys and values of images and candidates; the rest waits"
     )
     min_actors: int = Field(1, ge=1, description="policy actors at first")
     max_actors: int = Field(1, ge=1, description="policy actors at most")
-    num_gpus: float = Field(0.8, gt=0, description="GPUs of a policy actor, if the device is a GPU")
-    patience: float = Field(
-        3600, gt=0, description="seconds without any batch done after which the job fails"
+    num_gpus: float = Field(0.8, gt=0, description="GPUs per policy actor, if the device is a GPU")
+    patience: float = Field(3600, gt=0, description="fail after this many seconds without a finished batch")
+    max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of failed units")
+    commit_seconds: float = Field(
+        FILE_SECONDS, ge=0, description="most seconds before finished rows are written"
     )
-    max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of unusable images")
-    commit_seconds: float = Field(FILE_SECONDS, ge=0, description="rows wait so long for their file at most")
 
     @field_validator("prompts")
     @classmethod
@@ -81,6 +83,6 @@ class PipelineConfig(SharedPaths):
 
     @property
     def policy_options(self) -> dict[str, Any]:
-        """How the policy samples, and how much it does at a time."""
+        """Return how the policy samples, and how much it does at a time."""
         names = ("max_new_tokens", "top_p", "max_images", "max_rows", "cache_mb")
         return {name: getattr(self, name) for name in names}

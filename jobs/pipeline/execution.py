@@ -1,12 +1,12 @@
-"""Units through actors to parquet files: what generate-triples and caption share.
+"""Run units of work through actors and write the results to parquet files.
 
-Work goes by whole batches, always the same ones, and an actor keeps nothing from one to the next. The
-driver alone writes, whole batches as they are done, each file in one step. So whatever is killed, the run
-that goes on gives every row once, to the bit the one of an undisturbed run (but for the time it took);
-the order of the files' rows follows from the time alone.
+Batches are the same in every run, and an actor keeps nothing from one batch to the next. Only the driver
+writes: whole batches as they finish, each file in one step. So whichever process is killed, the resumed run
+gives every row once, equal to the bit to that of an undisturbed run (but for its seconds); only the order of
+the rows in the files depends on time.
 
-What this costs: all rows pass through one process (thousands a second: docs/scaling.md), and it holds
-the units, about 2 KB each. A job of many million images is many jobs, by ``--images``.
+The price: all rows pass through one process (thousands per second, see docs/scaling.md), and it keeps the
+units, about 2 KB each. Split a job of many million images with ``--shard``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from visvm.schemas import ERRORS
 def write_units(
     units: pa.Table, folder: str | Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
 ) -> int:
-    """Take the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
+    """Run the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
 
     Return how many pieces of work were retried because the process that did them died.
 
@@ -41,7 +41,7 @@ def write_units(
     """
     check([stage.demand for stage in stages])
     errors = storage.join(storage.parent(str(folder)), "errors")
-    storage.delete(errors)  # what failed in an earlier run is tried again
+    storage.delete(errors)  # units that failed in an earlier run are retried
     good = PartFiles(folder, schema, seconds=config.commit_seconds)
     bad = PartFiles(errors, ERRORS, seconds=config.commit_seconds)
     batches = _batches(units, good.column("id"), config.batch_size)
@@ -66,7 +66,7 @@ def write_units(
 
 
 def _batches(units: pa.Table, done: pa.ChunkedArray, size: int) -> list[pa.Table]:
-    """The batches of a run without a break, less what is done: whole ones, and those whose rows failed."""
+    """Return the batches of an undisturbed run, without the units that are done and without empty batches."""
     whole = [units.slice(start, size) for start in range(0, units.num_rows, size)]
     left = [batch.filter(pc.invert(pc.is_in(batch["id"], done))) for batch in whole]
     return [batch for batch in left if batch.num_rows]

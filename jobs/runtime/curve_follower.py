@@ -1,4 +1,4 @@
-"""Progress of training workers, whose logs stay on their machines: the newest entry of their curve."""
+"""Progress of training: the newest entry of the workers' curve, as their logs stay on their machines."""
 
 from __future__ import annotations
 

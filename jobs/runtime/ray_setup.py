@@ -1,4 +1,4 @@
-"""Start Ray on this machine, or attach to the cluster that RAY_ADDRESS names."""
+"""Start Ray on this machine, or connect to the cluster that RAY_ADDRESS names."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ logger = logging.getLogger(__name__)
 
 
 def start(config: SharedPaths | None = None, *, num_cpus: int | None = None) -> None:
-    """Connect this process to Ray, once; a local cluster dies with the process.
+    """Connect this process to Ray unless it is connected; a local cluster ends with the process.
 
     Raises:
-        ValueError: the nodes of the cluster do not all see the places of the job's config.
+        ValueError: not all nodes of the cluster see the paths in the job's config.
     """
     if not ray.is_initialized():
         _connect(num_cpus)
         if logs.is_json():
-            logs.setup()  # once more: Ray has put its own handler into this process too
+            logs.setup()  # again, as Ray has added its own handler to this process
     if config is not None:
         check_shared_paths(config, num_nodes=sum(node["Alive"] for node in ray.nodes()))
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # jobs report themselves, which also reads well in a log file
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns of actors that take long to load
+    context.enable_progress_bars = False  # jobs report their progress, in a form that suits log files too
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns about actors that take long to load
 
 
 def loading(device: str, dtype: str, cluster: Cluster | None = None) -> dict[str, str]:
-    """The device and dtype to load models with; "auto" is a GPU and bfloat16 where the cluster has one.
+    """Return the device and dtype to load models with.
 
-    The cluster is the running one, for None.
+    "auto" means a GPU and bfloat16 if the cluster (default: the running one) has a GPU, else the CPU and
+    float32.
 
     Raises:
-        ValueError: "cuda" on a cluster without a GPU.
+        ValueError: the device is "cuda", and the cluster has no GPU.
     """
     num_gpus = (cluster or cluster_spec.running()).num_gpus
     if device == "cuda" and not num_gpus:
@@ -64,19 +65,19 @@ def _connect(num_cpus: int | None) -> None:
         try:
             _start_local(num_cpus or cluster_spec.logical_cpus())
             return
-        except Exception:  # Ray raises no narrower type when it does not come up within 30 seconds
+        except Exception:  # Ray raises no narrower type if it does not start in time
             if attempt == NUM_ATTEMPTS - 1:
                 raise
-            logger.warning("Ray did not start in time; is this machine busy? Trying again")
+            logger.warning("Ray did not start in time; this machine may be busy. Trying again")
 
 
 def prepare() -> None:
-    """Set what the processes of a Ray on this machine read when they start."""
+    """Set the environment variables that the processes of a local Ray read when they start."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Without this, Ray makes a token file in the home directory and asks for it everywhere.
+    # Otherwise Ray writes a token file to the home directory and demands the token everywhere.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
-    # The raylet gives up on its agents, and dies, after some 15 s: too few on a busy machine.
+    # By default the raylet gives up on its agents after some 15 s and exits: too early on a busy machine.
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     _export_path()
 
@@ -93,11 +94,11 @@ def _start_local(num_cpus: int) -> None:
 
 
 def _logging() -> dict[str, Any]:
-    """With VISVM_LOG=json, the logs of actors and tasks are JSON too, with the ids of job, node and actor."""
+    """Return options of ray.init that make the logs of actors and tasks JSON too, if VISVM_LOG=json."""
     return {"logging_config": ray.LoggingConfig(encoding="JSON")} if logs.is_json() else {}
 
 
 def _export_path() -> None:
-    """Let workers import visvm, actors and jobs from this checkout, whatever the working directory."""
+    """Let workers import visvm, actors and jobs from this checkout in any working directory."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)

@@ -1,4 +1,4 @@
-"""Ray Train, as the training jobs use it: workers, room for them, checkpoints, progress."""
+"""Ray Train as the training jobs use it: workers, their resources, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from visvm import storage
 logger = logging.getLogger(__name__)
 TrainingJob = TrainValueConfig | FinetuneConfig
 Train = Callable[[dict[str, Any]], dict[str, Any]]
-CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data, on a laptop too; threads are set by hand
+CPUS_A_WORKER = 0.25  # leaves logical CPUs for Ray Data even on a laptop; threads are set explicitly
 
 
 def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
-    """Run ``train`` on ``config.num_workers`` workers; what it returns on rank 0.
+    """Run ``train`` on ``config.num_workers`` workers; return what it returns on rank 0.
 
-    Checkpoints go to OUT/checkpoints. If a worker dies, all start again from the last one, up to
-    ``max_failures`` times, and the same command goes on from it too; with less a pass if memory was out.
-    OUT/curve.jsonl is shown as it grows.
+    Checkpoints go to OUT/checkpoints. If a worker dies, all restart from the last checkpoint, up to
+    ``max_failures`` times; running the same command again resumes from it too. After running out of memory
+    the micro-batch is halved. OUT/curve.jsonl is reported as it grows.
 
     Raises:
         ValueError: the cluster has no room for the workers.
@@ -61,10 +61,10 @@ def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
 
 
 def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
-    """``train`` with as large a micro-batch as fits: one that did not is halved, now and in later runs.
+    """Run ``train``; if it runs out of memory, halve the micro-batch for the next attempt and later runs.
 
-    The optimiser's batches stay as they are, so what is learned does not depend on it. The process ends
-    in any case: the other workers wait for it, and its memory is in fragments.
+    The optimiser's batches stay the same, so what is learned does not depend on it. The error is raised
+    again: the other workers wait for this process, and its memory is fragmented.
     """
     note = storage.join(settings["out"], "checkpoints", "micro_batch_size")
     known = int(storage.read(note)) if storage.exists(note) else settings["micro_batch_size"]
@@ -80,7 +80,7 @@ def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def demand(config: TrainingJob, cluster: Cluster | None = None) -> Demand:
-    """What the workers ask of a cluster (the running one, for None)."""
+    """Return the resources that the workers need on a cluster (default: the running one)."""
     is_gpu = ray_setup.loading(config.device, "float32", cluster)["device"] == "cuda"
     return Demand(
         "workers",
