@@ -179,7 +179,7 @@ def work(config: ServeConfig) -> dict[str, Any]:
 
     find_models(config)
     read_keys(config.api_keys)
-    ray_setup.start()
+    ray_setup.start(config)
     start(config)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own when it starts

@@ -120,7 +120,7 @@ def is_world(policy: str) -> bool:
 
 def is_local(name: str) -> bool:
     """Return whether a policy, reward or value model is a directory of this machine (not an embedded one)."""
-    is_elsewhere = name in ("world", "auto") or storage.is_remote(name)
+    is_elsewhere = name in ("world", "auto", "none") or storage.is_remote(name)
     return not is_elsewhere and (Path(name).expanduser().is_dir() or _is_path(name))
 
 

@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from jobs.inputs.shared_paths import SharedPaths
 from visvm.chat import ChatLimits
-from visvm.config import Config, ConfigT
+from visvm.config import Config, ConfigT, ModelName
 from visvm.fetch import Limits
 from visvm.models import check_policy, check_reward, check_value, default_value, resolve
 from visvm.plugins import check_scorer_name
@@ -42,17 +43,17 @@ def _defaults(section: type[ConfigT], **fields: Any) -> Callable[[], ConfigT]:
     return lambda: section.model_validate(fields)
 
 
-class ServeConfig(Config):
+class ServeConfig(SharedPaths):
     """Configuration of serve: the models, what a request may ask for, and how each part scales."""
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all (visvm serve only)")
     port: int = Field(8000, ge=1, lt=65536, description="port to listen on (visvm serve only)")
-    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
-    value: str | None = Field(
+    policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
+    value: ModelName | None = Field(
         None,
         description="directory or hub id of a value model (default: the world's, with its policy)",
     )
-    reward: str = Field(
+    reward: ModelName = Field(
         "auto",
         description='"none", "auto" (what fits the policy), local directory, hub id or ARCHITECTURE/WEIGHTS',
     )

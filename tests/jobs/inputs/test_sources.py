@@ -8,15 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.caption import CaptionConfig
-from jobs.finetune import FinetuneConfig
 from jobs.generate_triples import GenerateConfig
 from jobs.inputs.models import WORLD, check_policy, check_reward, check_value, resolve
-from jobs.inputs.shared_paths import SharedPaths, check_shared_paths, marked_fields
 from jobs.inputs.sources import Source, draw, find
 from jobs.pipeline.config import PipelineConfig
 from jobs.pipeline.units import make_units
-from jobs.self_train import SelfTrainConfig
-from jobs.train_value import TrainValueConfig
 from tests.support import tiny
 from tests.support.paths import ROOT
 from visvm.config import load
@@ -205,35 +201,3 @@ def test_the_policys_config_for_a_gpu_is_valid(config: type[PipelineConfig]) -> 
     loaded = load(config, path, images=".", out="out")
     assert loaded.cache_mb is not None
     assert loaded.max_images * 2368 / 8 + loaded.max_rows * 576 / 8 <= loaded.cache_mb
-
-
-def test_a_cluster_of_several_nodes_takes_no_path_of_one_machine(tiny_policy: Path) -> None:
-    remote = {"images": "s3://x/images", "out": "s3://x/out"}
-    for given in (remote, {**remote, "policy": "org/name", "reward": "ViT-L-14-336/openai"}):
-        check_shared_paths(load(PipelineConfig, **given), num_nodes=3)
-    for name, place in (("images", "photos"), ("out", "/out"), ("policy", str(tiny_policy))):
-        config = load(PipelineConfig, **{**remote, name: place})
-        check_shared_paths(config, num_nodes=1)
-        with pytest.raises(ValueError, match=rf"^{name} = {place}: .* 3 nodes; use s3://.*--shared-paths"):
-            check_shared_paths(config, num_nodes=3)
-        check_shared_paths(config.model_copy(update={"shared_paths": True}), num_nodes=3)
-    training = load(TrainValueConfig, policy="world", rollouts=("s3://x/a", "runs/b"), out="s3://x/out")
-    with pytest.raises(ValueError, match=r"^rollouts = runs/b: a path of one machine"):
-        check_shared_paths(training, num_nodes=2)
-
-
-WORDS = {"policy", "device", "dtype", "prompts", "shard", "method", "size", "scorer", "search"}
-
-
-@pytest.mark.parametrize(
-    "config", [CaptionConfig, GenerateConfig, TrainValueConfig, FinetuneConfig, SelfTrainConfig]
-)
-def test_every_path_and_model_of_a_config_is_marked(config: type[SharedPaths]) -> None:
-    """A field of text is a marked path or model, or one of the words that are neither."""
-    marked = {name for name, _ in marked_fields(config)}
-    texts = {name for name, field in config.model_fields.items() if "str" in str(field.annotation)}
-    texts -= {"deepspeed", "centre"}  # read by the driver; no text
-    literal = {name for name, field in config.model_fields.items() if "Literal" in str(field.annotation)}
-    dicts = {name for name, field in config.model_fields.items() if "dict" in str(field.annotation)}
-    assert texts - literal - dicts - marked <= WORDS - {"policy"}
-    assert {"policy", "out"} <= marked
