@@ -54,7 +54,7 @@ def table(facts: dict[str, Any]) -> str:
 def _time(facts: dict[str, Any]) -> list[str]:
     work = f"{facts['num_images']} images" + (f" x {facts['passes']:g}" if facts["passes"] != 1 else "")
     if facts["hours"] is None:
-        return [f"{work}; hours: no rate is known for these nodes, give --rate seconds_per_image=..."]
+        return [f"{work}; hours: no rate is known for these nodes or search: give --rate seconds_per_image=X"]
     seconds = f"{facts['seconds_per_image']:.2g} s an image and actor"
     hours = (
         f"{facts['actor_hours']:.3g} actor-hours, {facts['hours']:.3g} hours on {facts['num_nodes']} nodes"

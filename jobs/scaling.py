@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.capacity.cluster_spec import GB
 from jobs.runner.flags import Parser
 
 HOUR = 3600
-GB = 1e9
 
 
 class Figures(NamedTuple):

@@ -16,7 +16,7 @@ from jobs.generate_triples import GenerateConfig
 from jobs.inputs.models import CLIP, check_reward, default_value, resolve
 from jobs.runtime import ray_setup, workers
 from jobs.runtime.workers import TrainingJob
-from visvm.search import METHODS
+from visvm.search import find_method
 
 PAPER_IMAGES = 9215
 PipelineJob = GenerateConfig | CaptionConfig
@@ -65,6 +65,8 @@ class Plan:
         gpu = next((GPUS[group.gpu] for group in self.cluster.nodes if group.gpu in GPUS), None)
         if gpu is None or not any(demand.gpus for demand in self.demands):
             return None
+        if isinstance(self.config, CaptionConfig) and (self.config.search or self.config.scorer):
+            return None  # the formula knows neither a search nor a scorer of the user's own
         if isinstance(self.config, TrainingJob):
             return worker_seconds(self.config, gpu, self.rates)
         return actor_seconds(self.config, str(self.models["policy"]), self.models, gpu, self.rates)
@@ -96,9 +98,11 @@ def make_plan(
 def models_of(config: PipelineJob) -> dict[str, str | None]:
     """Return the models a pipeline will load; a value model not trained yet counts as large as the policy."""
     policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
-    needs, value = "reward", None
+    needs: str = "reward"
+    value: str | None = None
     if isinstance(config, CaptionConfig):
-        needs, value = METHODS[config.method].needs, config.value or default_value(policy)
+        needs = "none" if config.scorer else find_method(config.search_name).needs
+        value = config.value or default_value(policy)
     is_value = needs in caption.PREDICTS
     return {
         "policy": policy,

@@ -18,14 +18,14 @@ from visvm.benchmark.sizes import SIZES
 from visvm.engine.engine import PREFILL_BATCH
 from visvm.engine.image_store import ROUND
 from visvm.families.size import ModelSize, model_size
+from visvm.policy import MIB
 from visvm.reward import parse_name
 from visvm.storage import mirror
 from visvm.value import check_value_model
+from visvm.value.scorer import CACHE_MB
 
-MIB = 2**20
 PROMPT_TOKENS = 64  # of the chat template and the prompt, at most
 RESPONSE_TOKENS = 200  # 8.2 sentences of 25 tokens, rounded
-VALUE_CACHE_MB = 4096  # ValueScorer's own default
 UNKNOWN_CLIP = 880_000_000  # parameters, where open_clip does not know the architecture: SigLIP so400m's
 SECOND_GPU = "cuda:1"  # the value model's device if its actor has two GPUs
 # Published models whose size is known without asking the hub.
@@ -123,7 +123,7 @@ def _value(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
     kept = options["max_images"] * size.image_tokens * size.token_values * item
     return {
         "value weights": size.num_parameters * item,
-        "value images": min(kept, options.get("cache_mb", VALUE_CACHE_MB) * MIB),
+        "value images": min(kept, options.get("cache_mb", CACHE_MB) * MIB),
         **({"value prefill": alone} if options["device"] == SECOND_GPU else {}),
     }
 

@@ -200,6 +200,27 @@ def test_a_plan_that_does_not_fit_exits_2_and_says_how_to_mend_it(capsys: pytest
     assert "value weights 15.1" in out.out
 
 
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"search": "tests.support.own:TwoSentences"}, {"reward"}),
+        ({"method": "visvm", "scorer": "tests.support.own:shortest_first"}, set()),
+        ({"method": "visvm"}, {"value"}),
+    ],
+)
+def test_a_search_and_a_scorer_of_ones_own_are_planned_without_guesses(
+    given: dict[str, Any], needed: set[str]
+) -> None:
+    config = load(caption.CaptionConfig, images="images", out="out", device="cuda", **given)
+    gpu = cluster(gpus=1, gpu="H200", memory_gb=64)
+    made = job_plan.make_plan("caption", config, gpu, num_images=10, rates=Rates())
+    assert {name for name in ("reward", "value") if made.models[name]} == needed
+    is_known = "scorer" not in given and "search" not in given
+    assert (made.facts()["hours"] is not None) == is_known
+    measured = job_plan.make_plan("caption", config, gpu, num_images=10, rates=Rates(seconds_per_image=2))
+    assert measured.facts()["hours"] == pytest.approx(20 / 3600)
+
+
 def test_cost_is_hours_by_price(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "cluster.yaml"
     node = {"count": 3, "cpus": 8, "gpus": 1, "gpu": "H100", "price_per_hour": 2.0}

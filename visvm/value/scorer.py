@@ -17,6 +17,8 @@ from visvm.value.model import StateReader, VisionValueModel
 
 MAX_QUESTIONS = 32  # answered in one pass: bounds what a pass takes beside the stored images
 
+CACHE_MB = 4096  # for the keys and values of images
+
 
 class ValueScorer:
     """A ``Scorer``: the value of each candidate sentence, over images that are encoded once.
@@ -32,7 +34,7 @@ class ValueScorer:
         *,
         centre: float | None = None,
         max_images: int = 64,
-        cache_mb: int = 4096,
+        cache_mb: int = CACHE_MB,
     ) -> None:
         self.model, self.config, self.reader = model.eval(), model.config, model.reader
         self.centre = self.config.reward_centre if centre is None else centre
