@@ -43,8 +43,10 @@ def build(args: dict[str, Any]) -> Application:
         ValueError: naming the field, the value and what was expected.
     """
     from actors.serving import deployments
+    from jobs.runtime import ray_setup
 
     config = load(ServeConfig, **args)
+    ray_setup.check_paths(config)
     models, loading = find_models(config), _loading(config)
     scorers = _scorers(config, models, loading)
     policy = _scaled(deployments.PolicyDeployment, config.policy_scale, config, room=config.max_images).bind(
@@ -179,7 +181,7 @@ def work(config: ServeConfig) -> dict[str, Any]:
 
     find_models(config)
     read_keys(config.api_keys)
-    ray_setup.start(config)
+    ray_setup.start()
     start(config)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own when it starts

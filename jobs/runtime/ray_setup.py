@@ -31,10 +31,20 @@ def start(config: SharedPaths | None = None, *, num_cpus: int | None = None) -> 
         if logs.is_json():
             logs.setup()  # again, as Ray has added its own handler to this process
     if config is not None:
-        check_shared_paths(config, num_nodes=sum(node["Alive"] for node in ray.nodes()))
+        check_paths(config)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # jobs report their progress, in a form that suits log files too
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns about actors that take long to load
+
+
+def check_paths(config: SharedPaths) -> None:
+    """Check that all nodes of the connected cluster, if any, see the paths in the config of a job.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if ray.is_initialized():
+        check_shared_paths(config, num_nodes=sum(node["Alive"] for node in ray.nodes()))
 
 
 def loading(device: str, dtype: str, cluster: Cluster | None = None) -> dict[str, str]:
