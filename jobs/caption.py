@@ -103,7 +103,7 @@ def work(config: CaptionConfig) -> dict[str, Any]:
 
     started = time.perf_counter()
     units = make_units(config)
-    models = _check_models(config)
+    models = check_models(config)
     note_strange_images(config.policy, [row["uri"] for row in units.slice(0, NUM_SHOWN).to_pylist()])
     ray_setup.start(config)
     out, loading = storage.absolute(config.out), ray_setup.loading(config.device, config.dtype)
@@ -163,7 +163,7 @@ def note_strange_images(policy: str, uris: Sequence[str]) -> None:
             return
 
 
-def _check_models(config: CaptionConfig) -> dict[str, str | None]:
+def check_models(config: CaptionConfig) -> dict[str, str | None]:
     """Return the resolved models that the search needs; nothing is loaded yet."""
     from visvm.models import check_policy, check_reward, check_value
     from visvm.plugins import check_scorer_name

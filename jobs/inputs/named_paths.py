@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from visvm import storage
+from jobs.inputs.caption_files import parse_source
 
 
 def named_paths(sources: Sequence[str]) -> dict[str, str]:
@@ -16,10 +16,9 @@ def named_paths(sources: Sequence[str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for source in sources:
-        name, equals, path = source.partition("=")
-        if not equals or "/" in name:
-            name, path = PurePosixPath(source).stem, source
+        given, path = parse_source(source)
+        name = given or PurePosixPath(path).stem
         if name in found:
             raise ValueError(f"two sources are called {name!r}: tell them apart by NAME=PATH")
-        found[name] = storage.absolute(path)
+        found[name] = path
     return found

@@ -23,6 +23,9 @@ except SystemExit as stop:
 """
 
 
+PARTS = ("world make", "world train", "data nltk", "data amber-similarity", "pope make", "pope score")
+
+
 def probe(*words: str) -> tuple[str, list[str]]:
     """What a command prints, and its exit status followed by the heavy packages it imported."""
     code = PROBE % (sorted(HEAVY),)
@@ -33,16 +36,14 @@ def probe(*words: str) -> tuple[str, list[str]]:
     return out + done.stderr, status.split()
 
 
-@pytest.mark.parametrize(
-    "verb", [*cli.VERBS, "world make", "world train", "data nltk", "data amber-similarity"]
-)
+@pytest.mark.parametrize("verb", [*cli.VERBS, *PARTS])
 def test_help_imports_nothing_heavy(verb: str) -> None:
     out, status = probe(*verb.split(), "--help")
     assert out.startswith(f"usage: visvm {verb} ")
     assert status == ["0"]
 
 
-@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("world", "data")])
+@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("world", "data", "pope")])
 def test_a_mistyped_flag_is_one_line_and_imports_nothing_heavy(verb: str) -> None:
     out, status = probe(verb, "--hepl")
     assert out.strip() == f"error: unknown flag --hepl; did you mean --help? (see visvm {verb} --help)"

@@ -80,6 +80,24 @@ def read_truth(folder: str | Path, image_ids: Iterable[Any], *, variant: Variant
     return Annotations(folder).truth(image_ids, variant=variant)
 
 
+def objects_by_file(folder: str | Path) -> dict[str, list[str]]:
+    """Return the distinct categories of each image's instances, in order, by the name of its file.
+
+    Raises:
+        ValueError: no or malformed instances_*.json: which, and what is wrong.
+    """
+    objects: dict[str, dict[str, None]] = {}  # a dict keeps the order
+    for path, data in _load_all(str(folder), "instances").items():
+        categories = _categories(path, data)
+        files = {image_key(key): str(name) for key, name in _entries(path, data, "images", "id", "file_name")}
+        objects |= {name: objects.get(name, {}) for name in files.values()}
+        for i, keys in enumerate(_entries(path, data, "annotations", "image_id", "category_id")):
+            with _at(path, "annotations", i):
+                image, category = (image_key(key) for key in keys)
+                objects[files[image]][categories[category]] = None
+    return {name: list(found) for name, found in objects.items()}
+
+
 @contextmanager
 def _at(path: str, section: str, index: int) -> Iterator[None]:
     """Say where in the file an error is."""
