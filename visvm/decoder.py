@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from visvm.engine import Prefix, SequenceBatch
+from visvm.engine import KV, Prefix, SequenceBatch
 from visvm.engine.sampling import sample, uniforms
 from visvm.records import Candidate, FinishReason, Request
 
@@ -20,21 +20,21 @@ from visvm.records import Candidate, FinishReason, Request
 class TreeBranch:
     """A caption in progress: its stored image, and the text after it, the prompt included.
 
-    ``suffix`` are that text's keys and values [layers, 2, kv heads, T, D], ``state`` [hidden] the last
+    ``suffix`` are that text's keys and values (one row), ``state`` [hidden] the last
     hidden state, from which the next token is drawn. ``num_prompt_tokens`` are those of image and prompt.
     ``proposed`` keeps what going on from a candidate needs, so that nothing is computed twice.
     """
 
     request: Request
     prefix: Prefix
-    suffix: Tensor
+    suffix: KV
     state: Tensor
     num_prompt_tokens: int
     token_ids: tuple[int, ...] = ()
     text: str = ""
     sentences: tuple[str, ...] = ()
     ended: bool = False
-    proposed: dict[tuple[int, ...], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    proposed: dict[tuple[int, ...], tuple[KV, Tensor]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class PendingCandidate:
     @property
     def capacity(self) -> int:
         """Tokens it may have at most, with the text before it."""
-        return self.branch.suffix.shape[3] + self.room
+        return self.branch.suffix.num_tokens + self.room
 
     def finish(self, num_tokens: int, text: str, reason: FinishReason) -> None:
         """Keep the first ``num_tokens`` as the candidate (end-of-text itself is not kept)."""
@@ -235,7 +235,7 @@ class Decoder:
             return
         row.finish(kept, self.language.added_text(row.branch, tokens[:kept]), "sentence")
         # What going on from here needs is taken now: the row is dropped at once.
-        start = row.branch.suffix.shape[3]
+        start = row.branch.suffix.num_tokens
         row.branch.proposed[tuple(tokens[:kept])] = (
             self.rows.text(index, start, start + kept),
             row.states[kept].clone(),

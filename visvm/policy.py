@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
 from visvm.detokenizer import NextSentence
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
-from visvm.families import check_supported, family_of
+from visvm.families import Family, check_supported
 from visvm.records import Branch, Candidate, Request
 from visvm.sentences import TERMINALS, split_sentences
 from visvm.storage import mirror
@@ -30,7 +30,7 @@ class SharedPrefixPolicy:
     def __init__(self, model: Any, processor: Any, **options: Any) -> None:
         """``options`` are fields of ``PolicyOptions``."""
         self.options = PolicyOptions(**options)
-        self.family = family_of(model.model.eval(), processor)
+        self.family = Family(model.model.eval(), processor)
         self.eos_ids = _eos_ids(model, self.family.tokenizer)
         self.engine = Engine(self.family, max_images=self.options.max_images)
         is_fixed = self.options.cache_mb is not None
@@ -83,10 +83,15 @@ class SharedPrefixPolicy:
         if not requests:
             return []
         self._share_budget(requests)
-        images = {request.image.content_hash: request.image for request in requests}
-        known = dict(zip(images, self.engine.prefill(list(images.values())), strict=False))
-        opened = [request for request in requests if request.image.content_hash in known]
-        return self._read_prompts(opened, [known[request.image.content_hash] for request in opened])
+        asked = {self._prefix_key(request): request for request in requests}
+        images, prompts = zip(*((one.image, one.prompt) for one in asked.values()), strict=True)
+        known = dict(zip(asked, self.engine.prefill(images, prompts), strict=False))
+        opened = [request for request in requests if self._prefix_key(request) in known]
+        return self._read_prompts(opened, [known[self._prefix_key(request)] for request in opened])
+
+    def _prefix_key(self, request: Request) -> tuple[str, str]:
+        """What requests must have in common to share an encoding: the image, and a prompt read with it."""
+        return request.image.content_hash, request.prompt if self.family.prompt_in_prefix else ""
 
     def _share_budget(self, requests: Sequence[Request]) -> None:
         """Give to images what rows leave of the budget."""
@@ -99,13 +104,15 @@ class SharedPrefixPolicy:
         if not requests:
             return []
         prompts = [self.family.prompt_ids(request.prompt) for request in requests]
-        hidden, kv = self.engine.read(prefixes, prompts)
+        hidden, kv = torch.empty(0), self.engine.new_kv(len(prompts), 0)
+        if not self.family.prompt_in_prefix:
+            hidden, kv = self.engine.read(prefixes, prompts)
         return [
             TreeBranch(
                 request,
                 prefix,
-                kv[:, :, i, :, : len(prompt)].clone(),
-                hidden[i, len(prompt) - 1].clone(),
+                kv.row(i, 0, len(prompt)),
+                hidden[i, len(prompt) - 1].clone() if prompt else prefix.state,
                 num_prompt_tokens=prefix.length + len(prompt),
             )
             for i, (request, prefix, prompt) in enumerate(zip(requests, prefixes, prompts, strict=True))
@@ -165,7 +172,7 @@ class SharedPrefixPolicy:
             if candidate.token_ids not in branch.proposed:
                 raise ValueError(f"candidate {candidate.text!r} was not proposed for this branch")
             kv, state = branch.proposed[candidate.token_ids]
-            suffix = torch.cat([suffix, kv], dim=3)
+            suffix = suffix.followed_by(kv)
         return TreeBranch(
             branch.request,
             branch.prefix,

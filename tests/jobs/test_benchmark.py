@@ -15,7 +15,7 @@ from visvm.benchmark.parts import PROGRAMS, Setup
 from visvm.benchmark.programs import GAMMA, load, make_responses, pairs_of, value_model
 from visvm.benchmark.sizes import SIZES
 from visvm.benchmark.workload import SPREAD, Workload
-from visvm.families import family_of
+from visvm.families import Family
 from visvm.training.td import Response
 
 WORK = Workload(num_sentences=3, sentence_length=5, num_prompts=2, response_length=6)
@@ -43,7 +43,7 @@ def test_natural_lengths_are_the_same_for_every_program_and_spread_around_the_me
     work = Workload(num_sentences=3, sentence_length=5, lengths="natural", temperatures=(0.0,))
     shown = sizes.image(SIZES["tiny"])
     one = ours.search(ours.ForcedPolicy(model, processor, work, max_new_tokens=100), [shown])
-    other = published.search(model, family_of(model.model, processor), [shown], work, batched=False)
+    other = published.search(model, Family(model.model, processor), [shown], work, batched=False)
     assert one == other  # both greedy: the same tokens, so the same lengths
 
 

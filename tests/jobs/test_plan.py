@@ -19,7 +19,7 @@ from tests.support import tiny
 from tests.support.paths import ROOT
 from visvm.config import load
 from visvm.engine import Engine
-from visvm.families import family_of
+from visvm.families import Family
 from visvm.families.size import model_size
 from visvm.reward import ClipScorer
 
@@ -37,8 +37,8 @@ def test_size_is_that_of_the_real_model(family: str, tmp_path: Path) -> None:
     size = model_size(AutoConfig.from_pretrained(path))
     model = AutoModelForImageTextToText.from_pretrained(path)
     assert size.num_parameters == sum(weight.numel() for weight in model.parameters())
-    engine = Engine(family_of(model.model, AutoProcessor.from_pretrained(path)))
-    assert size.token_values == engine.new_kv(1, 1).numel()
+    engine = Engine(Family(model.model, AutoProcessor.from_pretrained(path)))
+    assert size.token_values == engine.family.layout.token_values
 
 
 def test_reward_models_are_counted(tiny_clip: Path) -> None:

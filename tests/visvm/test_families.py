@@ -29,7 +29,9 @@ def test_real_images_have_the_published_tokens_and_greedy_equals_generate(name: 
     folder = str(tiny.save(name, tmp_path, geometry=geometry))
     policy = SharedPrefixPolicy.from_pretrained(folder, max_new_tokens=6)
     images = [tiny.image(i, width=w, height=h) for i, (w, h) in enumerate(SIZES)]
-    counts = [policy.family.preprocess([one])["input_ids"] == policy.family.image_token_id for one in images]
+    counts = [
+        policy.family.preprocess([one])[0]["input_ids"] == policy.family.image_token_id for one in images
+    ]
     assert tuple(int(count.sum()) for count in counts) == expected
     asked = [Request(one, "Describe the image.") for one in images[:2]]
     model, processor = (

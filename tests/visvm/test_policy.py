@@ -40,9 +40,14 @@ def requests() -> list[Request]:
 
 
 def inputs(plain: tuple[Any, Any], request: Request) -> Any:
-    content = [{"type": "image"}, {"type": "text", "text": request.prompt}]
-    chat = plain[1].apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    return plain[1](images=[request.image.pil], text=[chat], return_tensors="pt")
+    content = [{"type": "image", "image": request.image.pil}, {"type": "text", "text": request.prompt}]
+    return plain[1].apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
 
 
 def test_greedy_equals_generate(policy: SharedPrefixPolicy, plain: tuple[Any, Any]) -> None:

@@ -12,7 +12,7 @@ from visvm.benchmark import ours, published
 from visvm.benchmark.parts import Part, Setup
 from visvm.benchmark.random_models import build, image
 from visvm.benchmark.workload import Workload
-from visvm.families import family_of
+from visvm.families import Family
 from visvm.training.td import Response
 from visvm.value import VisionValueModel
 from visvm.value.model import VisionValueConfig
@@ -47,7 +47,7 @@ def _of_policy(part: Part, name: str, policy: tuple[Any, Any], setup: Setup) -> 
     workload = setup.workload
     shown = [image(setup.size, i) for i in range(workload.num_images)]
     if name in ("published", "batched", "generate"):
-        given = (model, family_of(model.model, processor))
+        given = (model, Family(model.model, processor))
         if name == "generate":
             return partial(published.greedy, *given, shown, workload)
         if part == "search":

@@ -38,8 +38,7 @@ def chat_inputs(
     family: Family, image: DecodedImage, prompt: str, more: Tensor | None = None
 ) -> dict[str, Any]:
     """The processor's inputs of a whole conversation, ``more`` [L] token ids behind it."""
-    text = [family.chat(prompt)]
-    inputs = dict(family.processor(images=[image.pil], text=text, return_tensors="pt"))
+    inputs = family.inputs(image, prompt)
     if more is not None:
         inputs = followed_by(inputs, more)
     return {key: _cast(value, family) for key, value in inputs.items()}
@@ -166,13 +165,8 @@ def train(model: Any, image: DecodedImage, pairs: list[tuple[str, str | None]], 
 
 def _padded(family: Family, image: DecodedImage, more: Tensor) -> tuple[dict[str, Any], int]:
     """Inputs of image and sentence, padded as published, and the place of their last token."""
-    inputs = family.preprocess([image])
-    ids = inputs["input_ids"][0].tolist()
-    end = len(ids) - ids[::-1].index(family.image_token_id)
-    cut = {
-        key: value[:, :end] if value.shape[:2] == inputs["input_ids"].shape else value
-        for key, value in inputs.items()
-    }
+    (cut,) = family.preprocess([image])
+    ids = cut["input_ids"][0].tolist()
     whole = followed_by(cut, more)
     length = whole["input_ids"].shape[1]
     image_tokens = ids.count(family.image_token_id)

@@ -2,7 +2,8 @@
 
 from visvm.engine.engine import Engine
 from visvm.engine.image_store import ImageStore, Prefix
+from visvm.engine.kv import KV, Layout
 from visvm.engine.linear import pack_linears
 from visvm.engine.sequence_batch import SequenceBatch
 
-__all__ = ["Engine", "ImageStore", "Prefix", "SequenceBatch", "pack_linears"]
+__all__ = ["KV", "Engine", "ImageStore", "Layout", "Prefix", "SequenceBatch", "pack_linears"]

@@ -1,20 +1,22 @@
-"""Prefill images once; read texts behind them, and write any number of continuations side by side."""
+"""Prefill images once; read texts behind them, and write any number of continuations concurrently."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from visvm.engine.attention import AttentionPass, no_mask, use_row_attention
+from visvm.engine.attention import AttentionPass
 from visvm.engine.image_store import ImageStore, Prefix
+from visvm.engine.kv import KV
 from visvm.engine.linear import pack_linears
-from visvm.families import EncodedImage, Family
 from visvm.records import DecodedImage
+
+if TYPE_CHECKING:
+    from visvm.families import Family, Inputs
 
 PREFILL_BATCH = 16  # images encoded together: bounds what prefill takes beside the store
 
@@ -25,50 +27,48 @@ class Engine:
     def __init__(self, family: Family, *, max_images: int = 64, budget: int | None = None) -> None:
         """At most ``max_images`` are stored at a time, in at most ``budget`` bytes."""
         self.family = family
-        self.language_model: Any = family.base.language_model
-        use_row_attention(family.base)
-        pack_linears(self.language_model)
+        pack_linears(family.language_model)
         self.images = ImageStore(self.new_kv, max_images=max_images, budget=budget)
 
-    def new_kv(self, rows: int, tokens: int) -> Tensor:
-        """Room for keys and values: zeros [layers, 2, rows, kv heads, tokens, D]."""
-        config, weight = self.family.text_config, self.family.base.get_input_embeddings().weight
-        dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, rows, config.num_key_value_heads, tokens, dim)
-        return weight.new_zeros(shape, requires_grad=False)
+    def new_kv(self, rows: int, tokens: int) -> KV:
+        """Return room for the keys and values of rows of tokens, all zeros."""
+        weight = self.family.base.get_input_embeddings().weight
+        return self.family.layout.zeros(rows, tokens, like=weight)
 
     def clear(self) -> None:
         """Give back the room of images that nobody refers to any more."""
         self.images.clear()
 
     @torch.inference_mode()
-    def prefill(self, images: Sequence[DecodedImage]) -> list[Prefix]:
+    def prefill(self, images: Sequence[DecodedImage], prompts: Sequence[str] | None = None) -> list[Prefix]:
         """Encode and store the first of the images: as many as there is room for now.
+
+        ``prompts`` matter only to models that read the prompt with the image.
 
         Raises:
             ValueError: the first does not fit even into an empty store.
         """
         prefixes: list[Prefix] = []
         for start in range(0, len(images), PREFILL_BATCH):
-            part = images[start : start + PREFILL_BATCH]
-            inputs = self.family.preprocess(part)
-            num_coming = len(images) - start - len(part)
-            num = self.images.reserve(self.family.prefix_lengths(inputs), num_coming=num_coming)
-            if 0 < num < len(part):
-                inputs = self.family.preprocess(part[:num])
-            prefixes += self._store(self.family.encode_inputs(inputs)) if num else []
-            if num < len(part):
+            part = slice(start, start + PREFILL_BATCH)
+            inputs = self.family.preprocess(images[part], prompts[part] if prompts else None)
+            lengths = [one["input_ids"].shape[1] for one in inputs]
+            num = self.images.reserve(lengths, num_coming=len(images) - start - len(inputs))
+            prefixes += self._store(inputs[:num])
+            if num < len(inputs):
                 break
         return prefixes
 
-    def _store(self, encoded: Sequence[EncodedImage]) -> list[Prefix]:
-        prefixes = [self.images.take(len(one.embeds), one.next_position) for one in encoded]
-        for run in _runs([prefix.slot for prefix in prefixes]):
-            slots, part = prefixes[run.start].slot, encoded[run.start : run.stop]
-            embeds = pad_sequence([one.embeds for one in part], batch_first=True)
-            positions = pad_sequence([one.positions.T for one in part], batch_first=True).permute(2, 0, 1)
-            own = self.images.kv[:, :, slots : slots + len(part)]
-            self.run(AttentionPass(None, own, [0] * len(part), length=embeds.shape[1]), embeds, positions)
+    def _store(self, inputs: Sequence[Inputs]) -> list[Prefix]:
+        prefixes = [self.images.take(one["input_ids"].shape[1]) for one in inputs]
+
+        def record(members: Sequence[int], layer: int, key: Tensor, value: Tensor) -> None:
+            slots, kv = [prefixes[i].slot for i in members], self.images.kv.layer(layer)
+            kv[0, :, :, : key.shape[2]][slots] = key
+            kv[1, :, :, : key.shape[2]][slots] = value
+
+        for prefix, end in zip(prefixes, self.family.read(inputs, record), strict=True):
+            prefix.next_position, prefix.state = end
         return prefixes
 
     @torch.inference_mode()
@@ -76,20 +76,20 @@ class Engine:
         self,
         prefixes: Sequence[Prefix],
         texts: Sequence[Sequence[int]],
-        befores: Sequence[Tensor | None] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Read token rows, each behind its image and then ``befores`` [layers, 2, kv heads, T, D].
+        befores: Sequence[KV | None] | None = None,
+    ) -> tuple[Tensor, KV]:
+        """Read token rows, each behind its image and then ``befores`` (one row each).
 
         Returns the last hidden states [R, L, hidden], and the keys and values of the rows, what came
-        before included, [layers, 2, R, kv heads, T + L, D]; both right padded.
+        before included; both right padded.
         """
         before = [None] * len(texts) if befores is None else list(befores)
-        starts = [0 if kv is None else kv.shape[3] for kv in before]
+        starts = [0 if kv is None else kv.num_tokens for kv in before]
         tokens = pad_sequence([torch.tensor(row, dtype=torch.long) for row in texts], batch_first=True)
         own = self.new_kv(len(texts), max(starts) + tokens.shape[1])
         for i, kv in enumerate(before):
             if kv is not None:
-                own[:, :, i, :, : kv.shape[3]] = kv
+                own.put(i, kv)
         device = self.family.device
         rows = AttentionPass(self.images.shared(prefixes), own, starts, length=tokens.shape[1])
         offsets = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
@@ -97,22 +97,5 @@ class Engine:
 
     def append(self, rows: AttentionPass, offsets: Tensor, tokens: Tensor) -> Tensor:
         """Run tokens [R, L] whose rows' texts start at rotary position ``offsets`` [R]; the hidden states."""
-        embeds = self.family.base.get_input_embeddings()(tokens)
-        return self.run(rows, embeds, (offsets[:, None] + rows.columns).expand(3, -1, -1))
-
-    def run(self, rows: AttentionPass, embeds: Tensor, positions: Tensor) -> Tensor:
-        """Run inputs [R, L, hidden] at rotary positions [3, R, L]; the last hidden states."""
-        out = self.language_model(
-            inputs_embeds=embeds,
-            position_ids=positions if self.family.has_position_axes else positions[0],
-            attention_mask=no_mask(embeds.device),
-            use_cache=False,
-            rows=rows,
-        )
-        return out.last_hidden_state
-
-
-def _runs(slots: Sequence[int]) -> list[range]:
-    """Stretches of the sequence in which each number is one more than the one before."""
-    cuts = [0, *(i for i in range(1, len(slots)) if slots[i] != slots[i - 1] + 1), len(slots)]
-    return [range(a, b) for a, b in pairwise(cuts)]
+        given = self.family.text_inputs(tokens, offsets[:, None] + rows.columns)
+        return self.family.language_model(**given, use_cache=False, rows=rows).last_hidden_state

@@ -10,23 +10,28 @@ import torch
 from torch import Tensor
 
 from visvm.engine.attention import SharedPrefixKV
+from visvm.engine.kv import KV
 
 ROUND = 64  # tokens; room for images a little longer than those seen so far
-NewKV = Callable[[int, int], Tensor]
+NewKV = Callable[[int, int], KV]
 
 
 class Prefix:
     """An image in the store; its place is free again once nothing refers to this object.
 
-    ``length`` is its number of tokens, ``next_position`` the rotary position of what follows it.
+    ``length`` is its number of tokens, ``next_position`` the rotary position of what follows it, and
+    ``state`` [hidden] the last hidden state of its last token; both are known once it was read.
     """
 
-    def __init__(self, slot: int, length: int, next_position: int) -> None:
-        self.slot, self.length, self.next_position = slot, length, next_position
+    next_position: int
+    state: Tensor
+
+    def __init__(self, slot: int, length: int) -> None:
+        self.slot, self.length = slot, length
 
 
 class ImageStore:
-    """Places for images in one buffer ``kv`` [layers, 2, places, kv heads, tokens, D].
+    """Places for images: the rows of one buffer ``kv``.
 
     The buffer grows at need: at once if the old and the new one fit into ``budget`` bytes together, else
     when all places are free. So the budget is never exceeded, not even while it grows.
@@ -47,7 +52,7 @@ class ImageStore:
     @property
     def num_free(self) -> int:
         """Images of the sizes seen so far that would fit now."""
-        return self._most(max(self.kv.shape[4], 1)) - self.num_used
+        return self._most(max(self.kv.num_tokens, 1)) - self.num_used
 
     def clear(self) -> None:
         """Give the buffer back, unless an image is still in use."""
@@ -73,11 +78,11 @@ class ImageStore:
             )
         return 0
 
-    def take(self, length: int, next_position: int) -> Prefix:
+    def take(self, length: int) -> Prefix:
         """A place for an image of so many tokens, room for which was reserved."""
         slot = heapq.heappop(self.free)
         self.lengths[slot] = length
-        prefix = Prefix(slot, length, next_position)
+        prefix = Prefix(slot, length)
         weakref.finalize(prefix, heapq.heappush, self.free, slot).atexit = False
         return prefix
 
@@ -88,18 +93,20 @@ class ImageStore:
         low, high = used[0], used[-1] + 1
         # A slice costs nothing, but attention over images that nobody asks for does.
         if high - low <= 2 * len(used):
-            used, kv = list(range(low, high)), self.kv[:, :, low:high]
+            used, kv = list(range(low, high)), self.kv.rows(slice(low, high))
         else:
-            kv = self.kv[:, :, used]
+            kv = self.kv.rows(used)
         lengths = torch.tensor([self.lengths[slot] for slot in used])
         longest = max(prefix.length for prefix in prefixes)
         places, width = _grid(slots, used)
         masked = (torch.arange(longest) >= lengths[:, None])[:, None, None]
+        device = kv.groups[0].device
         return SharedPrefixKV(
-            kv[:, :, :, :, :longest],
-            masked.to(kv.device) if bool(masked.any()) else None,
-            None if places == list(range(len(used) * width)) else torch.tensor(places, device=kv.device),
+            kv.tokens(0, longest),
+            masked.to(device) if bool(masked.any()) else None,
+            None if places == list(range(len(used) * width)) else torch.tensor(places, device=device),
             width,
+            [prefix.length for prefix in prefixes],
         )
 
     def _most(self, length: int) -> int:
@@ -110,7 +117,7 @@ class ImageStore:
 
     def _fit(self, num: int, length: int, num_coming: int) -> bool:
         """Whether ``num`` more images up to that length have room; grows the buffer if it may."""
-        places, tokens = self.kv.shape[2], self.kv.shape[4]
+        places, tokens = self.kv.num_rows, self.kv.num_tokens
         is_within = self.budget is None or self.kv.nbytes <= self.budget
         if num <= len(self.free) and length <= tokens and is_within:
             return True
@@ -138,7 +145,7 @@ class ImageStore:
         old, before = self.kv, len(self.lengths)
         self.kv = self.new_kv(places, tokens)
         self.version += 1
-        self.kv[:, :, : old.shape[2], :, : old.shape[4]] = old
+        self.kv.put(0, old)
         self.lengths += [0] * (places - before)
         for slot in range(before, places):
             heapq.heappush(self.free, slot)

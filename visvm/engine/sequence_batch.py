@@ -10,6 +10,7 @@ from torch import Tensor
 from visvm.engine.attention import AttentionPass, SharedPrefixKV
 from visvm.engine.engine import Engine
 from visvm.engine.image_store import ROUND, Prefix
+from visvm.engine.kv import KV
 
 
 class SequenceBatch:
@@ -32,25 +33,25 @@ class SequenceBatch:
 
     def has_room(self, capacity: int) -> bool:
         """Whether a row of up to ``capacity`` tokens may be added now."""
-        waits = self.is_fixed and len(self) > 0 and capacity > self.kv.shape[4]
+        waits = self.is_fixed and len(self) > 0 and capacity > self.kv.num_tokens
         return len(self) < self.max_rows and not waits
 
     def most_bytes(self, capacity: int) -> int:
         """What the buffer takes once it has all rows, of at least ``capacity`` tokens."""
-        tokens = max(self.kv.shape[4], _rounded(capacity))
+        tokens = max(self.kv.num_tokens, _rounded(capacity))
         return self.max_rows * tokens * self.engine.images.token_bytes
 
     @torch.inference_mode()
-    def add(self, prefix: Prefix, text: Tensor, *, capacity: int) -> None:
-        """A row behind an image and a text's keys and values [layers, 2, kv heads, T, D].
+    def add(self, prefix: Prefix, text: KV, *, capacity: int) -> None:
+        """Add a row behind an image and the keys and values of a text (one row).
 
         It may grow to ``capacity`` tokens, the text's included.
         """
         assert self.has_room(capacity), "no row is free"
         self._make_room(len(self) + 1, capacity)
-        self.kv[:, :, len(self), :, : text.shape[3]] = text
+        self.kv.put(len(self), text)
         self.prefixes.append(prefix)
-        self.lengths.append(text.shape[3])
+        self.lengths.append(text.num_tokens)
         self._shared = None
 
     @torch.inference_mode()
@@ -59,7 +60,7 @@ class SequenceBatch:
         last = len(self) - 1
         if row != last:
             length = self.lengths[last]
-            self.kv[:, :, row, :, :length] = self.kv[:, :, last, :, :length]
+            self.kv.put(row, self.kv.rows(slice(last, last + 1)).tokens(0, length))
             self.prefixes[row], self.lengths[row] = self.prefixes[last], length
         self.prefixes.pop()
         self.lengths.pop()
@@ -72,15 +73,15 @@ class SequenceBatch:
         images = self.engine.images
         if self._shared is None or self._version != images.version:
             self._shared, self._version = images.shared(self.prefixes), images.version
-        rows = AttentionPass(self._shared, self.kv[:, :, : len(self)], self.lengths, length=1)
+        rows = AttentionPass(self._shared, self.kv.rows(slice(len(self))), self.lengths, length=1)
         offsets = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
         hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None])
         self.lengths = [length + 1 for length in self.lengths]
         return hidden[:, 0]
 
-    def text(self, row: int, start: int, end: int) -> Tensor:
-        """A copy of the keys and values of a row's tokens ``start`` to ``end``."""
-        return self.kv[:, :, row, :, start:end].clone()
+    def text(self, row: int, start: int, end: int) -> KV:
+        """Return a copy of the keys and values of a row's tokens ``start`` to ``end``."""
+        return self.kv.row(row, start, end)
 
     def clear(self) -> None:
         """Drop all rows, and give the buffer back."""
@@ -88,15 +89,15 @@ class SequenceBatch:
         self.kv = self.engine.new_kv(0, 0)
 
     def _make_room(self, num: int, tokens: int) -> None:
-        rows, capacity = self.kv.shape[2], self.kv.shape[4]
+        rows, capacity = self.kv.num_rows, self.kv.num_tokens
         if num <= rows and tokens <= capacity:
             return
         if num == 1:
             self.kv = self.engine.new_kv(0, 0)  # the old one goes before the new one comes
         old = self.kv
-        wanted = self.max_rows if self.is_fixed else min(self.max_rows, max(num, rows, 2 * old.shape[2]))
+        wanted = self.max_rows if self.is_fixed else min(self.max_rows, max(num, rows, 2 * old.num_rows))
         self.kv = self.engine.new_kv(wanted, max(capacity, _rounded(tokens)))
-        self.kv[:, :, : old.shape[2], :, : old.shape[4]] = old
+        self.kv.put(0, old)
 
 
 def _rounded(tokens: int) -> int:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.nn.utils.rnn import pad_sequence
+from transformers.integrations.flex_attention import flex_attention_forward
 
-from visvm.families import EncodedImage
+from visvm.engine.attention import Scoring, plain_attention
 
 STRIP = 128  # queries of one call: shorter ones see fewer keys in vain, but are more calls
 
@@ -100,27 +100,6 @@ def pack_trees(trees: Sequence[TokenTree], reads: Sequence[Sequence[int]]) -> Pa
     return Packed(tokens, depths, ends, where[:, 0], where[:, 1])
 
 
-def join_prefixes(
-    encoded: Sequence[EncodedImage], packed: Packed, embeds: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Put the images before the ``embeds`` [B, S, hidden] of their trees.
-
-    Returns the inputs [B, P + S, hidden], their rotary positions [3, B, P + S] and the ends of their
-    descendants [B, P + S]; the trees are the last S columns.
-    """
-    prefix = pad_sequence([one.embeds for one in encoded], batch_first=True)
-    positions = pad_sequence([one.positions.T for one in encoded], batch_first=True).permute(2, 0, 1)
-    starts = torch.tensor([one.next_position for one in encoded], device=embeds.device)
-    own = (packed.depths + starts[:, None]).expand(3, -1, -1)
-    length, room = prefix.shape[1] + embeds.shape[1], prefix.shape[1]
-    # Everything behind an image descends from it, but nothing from the padding after it.
-    ends = pad_sequence(
-        [packed.ends.new_full((len(one.embeds),), length) for one in encoded], batch_first=True
-    )
-    inputs, all_positions = torch.cat([prefix, embeds], dim=1), torch.cat([positions, own], dim=2)
-    return inputs, all_positions, torch.cat([ends, packed.ends + room], dim=1)
-
-
 def tree_mask(ends: Tensor) -> Tensor:
     """[B, L] ends -> [B, 1, L, L] bool: key k is seen by query q if k <= q < ends[k], or k = q."""
     place = torch.arange(ends.shape[1], device=ends.device)
@@ -134,51 +113,104 @@ def _seen(ends: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
     return ((keys <= query) & (query < ends[:, None, keys]) | (keys == query))[:, None]
 
 
-class TreeStrips:
-    """Attention over packed trees in strips of queries, each with the keys that any of them can see.
+class Recorded:
+    """Keys and values of B images by layer, with gradient, as ``Family.read`` records them."""
 
-    In depth-first order those are the images and a run of tokens that ends with the strip. The result
-    is the dense mask's, for less than half of its work where there are many texts.
+    def __init__(self, num_images: int) -> None:
+        self.num_images = num_images
+        self.layers: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def record(self, members: Sequence[int], layer: int, key: Tensor, value: Tensor) -> None:
+        """Keep what a layer computed for some of the images [members, kv heads, P, D]."""
+        images: list[Any] = self.layers.setdefault(layer, list[Any]([None]) * self.num_images)
+        for row, i in enumerate(members):
+            images[i] = key[row].transpose(0, 1), value[row].transpose(0, 1)
+
+    def padded(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return keys and values [B, kv heads, P, D] of a layer, right padded."""
+        keys, values = zip(*self.layers[layer], strict=True)
+        return tuple(pad_sequence(list(one), batch_first=True).transpose(1, 2) for one in (keys, values))  # type: ignore[return-value]
+
+
+class TreeAttention:
+    """Attention of packed trees over recorded images and their own tokens.
+
+        keys    0 ..... P-1 | P ..... P+S-1
+                image b     | tree b, in depth-first order
+
+    In strips of queries, each with the keys that any of them can see: in depth-first order those are
+    the image and a run of tokens that ends with the strip. The result is the dense mask's, for less
+    than half of its work where there are many texts. With ``use_blocks`` flex attention skips the blocks
+    that no query sees.
     """
 
-    def __init__(self, ends: Tensor, num_prefix: int) -> None:
-        """``ends`` [B, L] as of ``join_prefixes``; the first ``num_prefix`` columns are the images."""
-        self.num_prefix = num_prefix
-        self.strips: list[tuple[int, int, int, Tensor]] = []
-        last, length = ends.amax(dim=0).tolist(), ends.shape[1]
-        place = torch.arange(length, device=ends.device)
-        low = num_prefix
-        for start in range(num_prefix, length, STRIP):
-            end = min(length, start + STRIP)
-            low = next((k for k in range(low, start) if last[k] > start), start)
-            keys = torch.cat([place[:num_prefix], place[low:end]])
-            self.strips.append((start, end, low, _seen(ends, place[start:end], keys)))
+    def __init__(self, images: Recorded, lengths: Sequence[int], packed: Packed, *, use_blocks: bool) -> None:
+        """``lengths`` are the images' tokens."""
+        self.images, self.packed, self.use_blocks = images, packed, use_blocks
+        self.lengths = torch.tensor(lengths, device=packed.ends.device)
+        self.num_prefix = max(lengths)
+        self._masks: dict[int | None, Any] = {}
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """[B, heads, L, D] from query and from key, value [B, kv heads, L, D]; the same in every layer."""
-        room = self.num_prefix
-        options: dict[str, Any] = {"scale": scaling, "enable_gqa": True}
-        parts = [
-            F.scaled_dot_product_attention(
-                query[:, :, :room], key[:, :, :room], value[:, :, :room], is_causal=True, **options
-            )
-        ]
-        for start, end, low, mask in self.strips:
-            k, v = (torch.cat([one[:, :, :room], one[:, :, low:end]], dim=2) for one in (key, value))
-            parts.append(
-                F.scaled_dot_product_attention(query[:, :, start:end], k, v, attn_mask=mask, **options)
-            )
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+        """Return [B, heads, S, D] from query and from key, value [B, kv heads, S, D]."""
+        before = self.images.padded(module.layer_idx)
+        make = self._block_mask if self.use_blocks else self._strips
+        if how.window not in self._masks:
+            self._masks[how.window] = make(how.window)
+        if self.use_blocks:
+            k, v = (torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True))
+            options: dict[str, Any] = {"scaling": how.scaling, "softcap": how.softcap}
+            out, _ = flex_attention_forward(module, query, k, v, self._masks[how.window], **options)
+            return out.transpose(1, 2)
+        parts = []
+        for start, end, low, mask in self._masks[how.window]:
+            own = key[:, :, low:end], value[:, :, low:end]
+            k, v = (torch.cat(pair, dim=2) for pair in zip(before, own, strict=True))
+            parts.append(plain_attention(query[:, :, start:end], k, v, mask, how))
         return torch.cat(parts, dim=2)
 
+    def _strips(self, window: int | None) -> list[tuple[int, int, int, Tensor]]:
+        ends, strips, low = self.packed.ends, [], 0
+        last, length = ends.amax(dim=0).tolist(), ends.shape[1]
+        place = torch.arange(length, device=ends.device)
+        for start in range(0, length, STRIP):
+            end = min(length, start + STRIP)
+            low = next((k for k in range(low, start) if last[k] > start), start)
+            seen = _seen(ends, place[start:end], place[low:end])
+            seen = torch.cat([self._seen_images().expand(-1, -1, end - start, -1), seen], dim=3)
+            if window is not None:
+                seen = seen & self._near(window, start, end, low)
+            strips.append((start, end, low, seen))
+        return strips
 
-def tree_block_mask(ends: Tensor) -> BlockMask:
-    """The same mask for flex attention, which skips the blocks that no query sees."""
+    def _seen_images(self) -> Tensor:
+        """[B, 1, 1, P]: what is no padding."""
+        keys = torch.arange(self.num_prefix, device=self.lengths.device)
+        return (keys < self.lengths[:, None])[:, None, None]
 
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query < ends[batch, key]) | (key == query)
+    def _near(self, window: int, start: int, end: int, low: int) -> Tensor:
+        """[B, 1, queries, P + keys]: keys within the window of their query, by place in their sequence."""
+        images = torch.arange(self.num_prefix, device=self.lengths.device).expand(len(self.lengths), -1)
+        places = self.lengths[:, None] + self.packed.depths
+        keys = torch.cat([images, places[:, low:end]], dim=1)
+        return (keys[:, None, :] > places[:, start:end, None] - window)[:, None]
 
-    batch, length = ends.shape
-    return create_block_mask(sees, batch, None, length, length, device=str(ends.device))
+    def _block_mask(self, window: int | None) -> BlockMask:
+        """The same mask for flex attention."""
+        ends, depths, lengths, room = self.packed.ends, self.packed.depths, self.lengths, self.num_prefix
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            is_own = key >= room
+            own = (key - room).clamp_min(0)
+            seen_own = (own <= query) & (query < ends[batch, own]) | (own == query)
+            seen = torch.where(is_own, seen_own, key < lengths[batch])
+            if window is None:
+                return seen
+            place = lengths[batch] + depths[batch, query]
+            return seen & (torch.where(is_own, lengths[batch] + depths[batch, own], key) > place - window)
+
+        batch, length = ends.shape
+        return create_block_mask(sees, batch, None, length, room + length, device=str(ends.device))
 
 
 def _pad(rows: list[list[int]]) -> Tensor:

@@ -1,135 +1,241 @@
-"""What the engine needs to know of a vision-language model, the same for every family."""
+"""A vision-language model of any family: its inputs, and how its image part is read.
+
+The model itself merges the inputs of the image part, with its own mask, positions and features; the keys
+and values of each layer are recorded meanwhile. All that follows an image is run by the engine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
+from PIL import Image
 from torch import Tensor, nn
 
+from visvm.engine.attention import recording, use_row_attention
+from visvm.engine.kv import Layout
+from visvm.families.table import PROMPT_IN_PREFIX
 from visvm.records import DecodedImage
 
-
-@dataclass(frozen=True, eq=False)
-class EncodedImage:
-    """An image as the language model reads it: the template's head, then the image tokens.
-
-    ``embeds`` is [P, hidden]; ``positions`` [3, P] (rotary axes; equal but for Qwen-VL);
-    ``next_position`` is the position of the first token after it.
-    """
-
-    embeds: Tensor
-    positions: Tensor
-    next_position: int
+Inputs = dict[str, Tensor]  # one image as its processor gives it: a batch of one
+Record = Callable[[Sequence[int], int, Tensor, Tensor], None]
+BLANK = DecodedImage("", "", "", Image.new("RGB", (112, 112)))
+PROBE = "Describe."
 
 
 class Family:
-    """A VLM's processor and base model (without the language-model head), behind one interface.
+    """A VLM's processor and base model (without the language-model head), behind one interface."""
 
-    Subclasses name what differs: the inputs of the image features, and the positions.
-    """
-
-    image_inputs: tuple[str, ...] = ("pixel_values",)
-    has_position_axes = False
-
-    def __init__(self, base: nn.Module, processor: Any) -> None:
+    def __init__(self, base: Any, processor: Any, template: Mapping[str, Any] | None = None) -> None:
+        """Wrap ``base`` (``LlavaModel``, ...); ``template`` are options of the chat template."""
         self.base: Any = base
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        self.image_token_id: int = base.config.image_token_id  # type: ignore[assignment,union-attr]
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.template = dict(template or {})
+        self.language_model: Any = self.base.get_decoder()
+        config = self.base.config
+        self.image_token_id: int = getattr(config, "image_token_id", None) or config.image_token_index
+        rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+        self.has_position_axes = "mrope_section" in rope
+        self.prompt_in_prefix = config.model_type in PROMPT_IN_PREFIX
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
-        _refuse_sliding_window(self.text_config)
+        use_row_attention(self.base)
 
     @property
     def text_config(self) -> Any:
         """The configuration of the language model."""
-        return self.base.config.text_config
+        return self.base.config.get_text_config()
 
     @property
     def vision(self) -> nn.Module:
         """The vision encoder, with Qwen's merger but without LLaVA's projector."""
-        return self.base.vision_tower
+        return self.base.get_encoder(modality="image")
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.base.get_input_embeddings().weight.device
 
-    def chat(self, prompt: str) -> str:
-        """The conversation up to where the model answers, with one image placeholder."""
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        return self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
+    @cached_property
+    def layout(self) -> Layout:
+        """The shapes of the keys of each layer, seen while the language model reads one token.
+
+        Raises:
+            ValueError: a layer with a window does not tell it to the attention function.
+        """
+        return probe(self.language_model)
+
+    def inputs(self, image: DecodedImage, prompt: str) -> Inputs:
+        """Return the whole conversation up to where the model answers: pixels and token ids, on the CPU.
+
+        The ids are those of ``apply_chat_template(tokenize=True)``.
+        """
+        return self._process(self._content, image.pil, prompt)
+
+    def _process(self, content: Callable[[str], Any], pixels: Image.Image, prompt: str) -> Inputs:
+        if self.processor.chat_template is None:
+            out = self.processor(images=[pixels], text=[self._image_token + prompt], return_tensors="pt")
+        else:
+            out = self.processor.apply_chat_template(
+                [{"role": "user", "content": content(prompt)}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"images": [pixels]},
+                **self.template,
+            )
+        return {key: value for key, value in out.items() if isinstance(value, Tensor)}
+
+    @cached_property
+    def _image_token(self) -> str:
+        return self.tokenizer.decode([self.image_token_id])
+
+    @cached_property
+    def _content(self) -> Callable[[str], Any]:
+        """The form of a message that the chat template takes: a list of parts, or a string.
+
+        Raises:
+            ValueError: none of them leads to an image token.
+        """
+        forms: tuple[Callable[[str], Any], ...] = (
+            lambda prompt: [{"type": "image"}, {"type": "text", "text": prompt}],
+            lambda prompt: prompt,
+            lambda prompt: f"{self._image_token}\n{prompt}",
         )
+        for form in forms:
+            try:
+                ids = self._process(form, BLANK.pil, PROBE)["input_ids"][0].tolist()
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError, TemplateError):
+                continue
+            # A template for strings prints a list as Python would.
+            if self.image_token_id in ids and "'type'" not in self.tokenizer.decode(ids):
+                return form
+        raise ValueError("the processor's chat template has no image placeholder")
+
+    def _split(self, inputs: Inputs) -> int:
+        """How many tokens of a conversation are the image part: up to the last image token."""
+        ids = inputs["input_ids"][0].tolist()
+        return len(ids) if self.prompt_in_prefix else len(ids) - ids[::-1].index(self.image_token_id)
 
     def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """The tokens between the image and the answer."""
-        ids = self.tokenizer(self.chat(prompt)).input_ids
-        return tuple(ids[_last_index(ids, self.image_token_id) + 1 :])
+        """Return the tokens between the image part and the answer.
+
+        Raises:
+            ValueError: the chat template puts the prompt before the image.
+        """
+        inputs, bare = self.inputs(BLANK, prompt), self.inputs(BLANK, "")
+        split = self._split(inputs)
+        if not self.prompt_in_prefix and not torch.equal(
+            inputs["input_ids"][:, :split], bare["input_ids"][:, : self._split(bare)]
+        ):
+            raise ValueError("the chat template puts the prompt before the image, which is not supported")
+        return tuple(inputs["input_ids"][0, split:].tolist())
 
     def text_ids(self, text: str) -> list[int]:
-        """The tokens of a text that follows other text (no special tokens added)."""
+        """Return the tokens of a text that follows other text (no special tokens added)."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def preprocess(self, images: Sequence[DecodedImage]) -> dict[str, Any]:
-        """Pixels and token ids of the images, on the CPU: what ``encode_inputs`` takes."""
-        text = [self.chat("")] * len(images)
-        pixels = [image.pil for image in images]
-        return dict(self.processor(images=pixels, text=text, padding=True, return_tensors="pt"))
+    def preprocess(
+        self, images: Sequence[DecodedImage], prompts: Sequence[str] | None = None
+    ) -> list[Inputs]:
+        """Return the image part of each conversation, on the CPU.
 
-    def prefix_lengths(self, inputs: dict[str, Any]) -> list[int]:
-        """Tokens of each image, the template's head included, from the output of ``preprocess``."""
-        rows = [
-            ids[keep.bool()].tolist()
-            for ids, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        ]
-        return [_last_index(row, self.image_token_id) + 1 for row in rows]
+        ``prompts`` matter only to models that read the prompt with the image.
+        """
+        prompts = [""] * len(images) if prompts is None else prompts
+        return [self._image_part(self.inputs(*pair)) for pair in zip(images, prompts, strict=True)]
 
-    def encode(self, images: Sequence[DecodedImage]) -> list[EncodedImage]:
-        """The images as the language model reads them; gradients flow unless switched off."""
-        return self.encode_inputs(self.preprocess(images))
+    def _image_part(self, inputs: Inputs) -> Inputs:
+        shape, split = inputs["input_ids"].shape, self._split(inputs)
+        is_token = {key: x.shape == shape and not x.is_floating_point() for key, x in inputs.items()}
+        return {key: x[:, :split] if is_token[key] else x for key, x in inputs.items()}
 
-    def encode_inputs(self, inputs: dict[str, Any]) -> list[EncodedImage]:
-        """As ``encode``, from the output of ``preprocess``."""
-        inputs = {key: value.to(self.device) for key, value in inputs.items()}
-        features = self._image_features(inputs)
-        rows = [
-            ids[keep.bool()] for ids, keep in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        ]
-        return [
-            self._join(row, part, inputs, i) for i, (row, part) in enumerate(zip(rows, features, strict=True))
-        ]
+    def read(self, inputs: Sequence[Inputs], record: Record) -> list[tuple[int, Tensor]]:
+        """Run image parts as the model does; gradients flow unless switched off.
 
-    def _image_features(self, inputs: dict[str, Tensor]) -> Sequence[Tensor]:
-        given = {name: inputs[name] for name in self.image_inputs}
-        given["pixel_values"] = given["pixel_values"].to(self.base.get_input_embeddings().weight.dtype)
-        return self.base.get_image_features(**given, return_dict=True).pooler_output
+        ``record(members, layer, key, value)`` gets what each layer computes for some of them (same length)
+        [members, kv heads, P, D]. Returns the rotary position of what follows, and the last hidden
+        state [hidden], of each.
+        """
+        ends: list[Any] = [None] * len(inputs)
+        for members in _alike(inputs):
+            batch = self._to_device(
+                {key: torch.cat([inputs[i][key] for i in members]) for key in inputs[members[0]]}
+            )
 
-    def _join(self, ids: Tensor, features: Tensor, inputs: dict[str, Tensor], i: int) -> EncodedImage:
-        head = ids[: _last_index(ids.tolist(), self.image_token_id) + 1]
-        is_image = (head == self.image_token_id)[:, None]
-        embeds = self.base.get_input_embeddings()(head)
-        embeds = embeds.masked_scatter(is_image, features.to(embeds.dtype))
-        positions = self._positions(head, inputs, i)
-        return EncodedImage(embeds, positions, int(positions.max()) + 1)
+            def keep(module: Any, key: Tensor, value: Tensor, _: Any, members: list[int] = members) -> None:
+                record(members, module.layer_idx, key, value)
 
-    def _positions(self, head: Tensor, inputs: dict[str, Tensor], i: int) -> Tensor:
-        return torch.arange(len(head), device=head.device).expand(3, -1)
+            with recording(keep), self._seen_positions() as positions:
+                hidden = self.base(**batch, use_cache=False).last_hidden_state
+            following = [_next_position(positions[-1], row, hidden.shape[1]) for row in range(len(members))]
+            for row, i in enumerate(members):
+                ends[i] = following[row], hidden[row, -1]
+        return ends
+
+    def _to_device(self, inputs: Inputs) -> Inputs:
+        weight = self.base.get_input_embeddings().weight
+        return {
+            key: x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
+            for key, x in inputs.items()
+        }
+
+    @contextmanager
+    def _seen_positions(self) -> Iterator[list[Tensor | None]]:
+        """The positions that the language model is given meanwhile."""
+        seen: list[Tensor | None] = []
+
+        def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            seen.append(kwargs.get("position_ids"))
+
+        handle = self.language_model.register_forward_pre_hook(look, with_kwargs=True)
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+    def text_inputs(self, tokens: Tensor, positions: Tensor) -> dict[str, Tensor]:
+        """Return what the language model takes for tokens [R, L] at rotary positions [R, L]."""
+        axes = positions.expand(3, -1, -1) if self.has_position_axes else positions
+        # One mask of four dimensions keeps transformers from building its own.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
+        return {"input_ids": tokens, "position_ids": axes, "attention_mask": mask}
 
 
-def _last_index(ids: list[int], token: int) -> int:
-    if token not in ids:
-        raise ValueError("the processor's chat template has no image placeholder")
-    return len(ids) - 1 - ids[::-1].index(token)
+def probe(language_model: Any) -> Layout:
+    """Return the layout of a language model's keys; see ``Family.layout``."""
+    keys: dict[int, Tensor] = {}
+    kinds = getattr(language_model.config, "layer_types", None) or []
+
+    def keep(module: Any, key: Tensor, value: Tensor, options: dict[str, Any]) -> None:
+        keys[module.layer_idx] = key
+        is_windowed = module.layer_idx < len(kinds) and kinds[module.layer_idx] == "sliding_attention"
+        if is_windowed and options.get("sliding_window") is None:
+            raise ValueError(f"{type(module).__name__} hides its sliding window, which is not supported")
+
+    token = torch.zeros(1, 1, dtype=torch.long, device=language_model.get_input_embeddings().weight.device)
+    with torch.no_grad(), recording(keep):
+        language_model(input_ids=token, use_cache=False)
+    return Layout.of([keys[layer] for layer in sorted(keys)])
 
 
-def _refuse_sliding_window(text_config: Any) -> None:
-    window = getattr(text_config, "sliding_window", None)
-    kinds = getattr(text_config, "layer_types", None) or ["full_attention"]
-    if (
-        window is not None and getattr(text_config, "use_sliding_window", True)
-    ) or "sliding_attention" in kinds:
-        raise ValueError(f"models with sliding-window attention ({window}) are not supported")
+def _alike(inputs: Sequence[Inputs]) -> list[list[int]]:
+    """The indices of inputs, those together that can be one batch without padding."""
+    groups: dict[Any, list[int]] = {}
+    for i, one in enumerate(inputs):
+        shapes = tuple((key, value.shape) for key, value in sorted(one.items()))
+        groups.setdefault((shapes, tuple(one["input_ids"][0].tolist())), []).append(i)
+    return list(groups.values())
+
+
+def _next_position(positions: Tensor | None, row: int, length: int) -> int:
+    """The rotary position after a row of positions [R, P] or [axes, R, P]; without any, after all tokens."""
+    if positions is None:
+        return length
+    # A fourth axis, where there is one, comes first and counts tokens.
+    rows = positions[-3:] if positions.ndim == 3 else positions[None]
+    return int(rows[:, min(row, rows.shape[1] - 1)].max()) + 1

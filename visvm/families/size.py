@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
+from visvm.engine.attention import use_row_attention
 from visvm.families import check_supported
+from visvm.families.base import probe
 
 # Image tokens of an image of 640 x 480 where they depend on the image's shape (as the processors of
 # the published models cut it).
@@ -40,15 +43,15 @@ def model_size(config: Any) -> ModelSize:
     """
     family, text = check_supported(config), config.get_text_config()
     with torch.device("meta"):
-        model: Any = AutoModelForImageTextToText.from_config(config)
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        model: Any = AutoModelForImageTextToText.from_config(deepcopy(config))
+    use_row_attention(model.model)
     return ModelSize(
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         num_layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
-        token_values=2 * text.num_hidden_layers * text.num_key_value_heads * head,
+        token_values=probe(model.model.get_decoder()).token_values,
         image_tokens=IMAGE_TOKENS.get(family) or _square(config.vision_config),
     )
 

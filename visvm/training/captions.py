@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
@@ -135,13 +136,11 @@ class Collator:
     def __call__(self, batch: Sequence[tuple[CaptionExample, list[int]]]) -> dict[str, Tensor]:
         """Right-padded ``input_ids`` and ``labels`` [B, T] with what the vision encoder takes."""
         family = self.family
-        inputs = family.preprocess([images.load(example.uri, id=example.image_id) for example, _ in batch])
-        prefixes = [
-            self._prefix(ids[mask.bool()], example.prompt)
-            for ids, mask, (example, _) in zip(
-                inputs["input_ids"], inputs["attention_mask"], batch, strict=True
-            )
+        inputs = [
+            family.inputs(images.load(example.uri, id=example.image_id), example.prompt)
+            for example, _ in batch
         ]
+        prefixes = [one["input_ids"][0] for one in inputs]
         answers = [torch.tensor(answer) for _, answer in batch]
         rows = [torch.cat(pair) for pair in zip(prefixes, answers, strict=True)]
         labels = [
@@ -152,15 +151,22 @@ class Collator:
             "input_ids": _pad(rows, family.tokenizer.pad_token_id or 0),
             "attention_mask": _pad([torch.ones_like(row) for row in rows], 0),
             "labels": _pad(labels, IGNORED),
-            **{name: inputs[name] for name in family.image_inputs},
         }
-        if family.has_position_axes:
-            out["mm_token_type_ids"] = (out["input_ids"] == family.image_token_id).int()
+        for name in inputs[0].keys() - out.keys():
+            parts = [one[name] for one in inputs]
+            is_token = parts[0].shape == inputs[0]["input_ids"].shape
+            out[name] = _pad([part[0] for part in parts], 0) if is_token else _joined(parts)
+            if is_token:  # text tokens are of type 0
+                out[name] = F.pad(out[name], (0, out["input_ids"].shape[1] - out[name].shape[1]))
         return out
 
-    def _prefix(self, ids: Tensor, prompt: str) -> Tensor:
-        last_image = int((ids == self.family.image_token_id).nonzero()[-1])
-        return torch.cat([ids[: last_image + 1], torch.tensor(self.family.prompt_ids(prompt))])
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate along the first dimension, padded with zeros in the others."""
+    largest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    room = [[most - size for most, size in zip(largest, one.shape[1:], strict=True)] for one in tensors]
+    pads = [[n for size in reversed(sizes) for n in (0, size)] for sizes in room]
+    return torch.cat([F.pad(one, pad) for one, pad in zip(tensors, pads, strict=True)])
 
 
 def _pad(rows: list[Tensor], value: int) -> Tensor:

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from visvm import images
 from visvm.engine.tree_packing import Packed
-from visvm.families import Family
+from visvm.families import Family, Inputs
 from visvm.records import DecodedImage
 from visvm.training.td import Pairs, Response, num_pairs
 from visvm.training.text_packing import Packer, collate
@@ -124,7 +121,7 @@ def worker_share(
 class MicroBatch:
     """The inputs of one forward pass: preprocessed images, packed text, and the TD pairs."""
 
-    inputs: dict[str, Tensor]
+    inputs: list[Inputs]
     packed: Packed
     pairs: Pairs
 
@@ -139,8 +136,8 @@ class Loader:
         self.rollouts, self.family, self.packer = rollouts, family, packer
         self.room = cache_mb * 2**20
         self.failed: dict[str, str] = {}
-        self._pixels: dict[int, dict[str, Tensor]] = {}
-        self._blank = family.preprocess([BLANK])
+        self._pixels: dict[int, Inputs] = {}
+        self._blank = family.preprocess([BLANK])[0]
 
     def load(self, items: Sequence[int | None]) -> MicroBatch:
         """Return the items as one micro-batch; None stands for a blank image without pairs."""
@@ -149,9 +146,9 @@ class Loader:
             self.packer.pack(self.rollouts[item].responses if item is not None and pixels else ())
             for item, pixels in zip(items, inputs, strict=True)
         ]
-        return MicroBatch(join_inputs([pixels or self._blank for pixels in inputs]), *collate(packs))
+        return MicroBatch([pixels or self._blank for pixels in inputs], *collate(packs))
 
-    def _read(self, item: int | None) -> dict[str, Tensor] | None:
+    def _read(self, item: int | None) -> Inputs | None:
         if item is None:
             return None
         if item not in self._pixels:
@@ -163,7 +160,7 @@ class Loader:
             self._pixels[item] = inputs
         return self._pixels[item]
 
-    def _preprocess(self, rollout: Rollout) -> dict[str, Tensor] | None:
+    def _preprocess(self, rollout: Rollout) -> Inputs | None:
         try:
             image = images.load(rollout.uri, id=rollout.image_id)
             if image.content_hash != rollout.content_hash:
@@ -173,18 +170,4 @@ class Loader:
                 logger.warning("left out: %s", error)
             self.failed[rollout.image_id] = str(error)
             return None
-        return self.family.preprocess([image])
-
-
-def join_inputs(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Images preprocessed one by one, as one batch: padded with zeros in all but the first dimension."""
-    return {key: _concatenate([one[key] for one in inputs]) for key in inputs[0]}
-
-
-def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    largest = [max(sizes) for sizes in zip(*(tensor.shape for tensor in tensors), strict=True)]
-    padded = []
-    for tensor in tensors:
-        room = [(0, most - size) for most, size in zip(largest[1:], tensor.shape[1:], strict=True)]
-        padded.append(F.pad(tensor, [n for pair in reversed(room) for n in pair]))
-    return torch.cat(padded)
+        return self.family.preprocess([image])[0]

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 from visvm import storage
-from visvm.families import check_supported, family_of
+from visvm.families import Family, check_supported
 from visvm.storage import mirror
 from visvm.training.captions import CaptionExample, Captions, Collator, split
 from visvm.training.config import SftConfig, read_deepspeed
@@ -100,7 +100,7 @@ def build_trainer(
 ) -> Trainer:
     """Return a Trainer for policy ``name``. Create ``arguments`` first: ZeRO-3 changes how models load."""
     model, processor = load_policy(name)
-    family = family_of(model.model, processor)
+    family = Family(model.model, processor)
     family.vision.requires_grad_(config.train_vision)
     train, held = (Captions(part, family) for part in split(examples, config.held_out))
     arguments.eval_strategy = "epoch" if len(held) else "no"

@@ -21,9 +21,8 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from visvm.engine.attention import no_mask, use_row_attention
-from visvm.engine.tree_packing import Packed, TreeStrips, join_prefixes, tree_block_mask
-from visvm.families import check_supported, family_of
+from visvm.engine.tree_packing import Packed, Recorded, TreeAttention
+from visvm.families import Family, Inputs, check_supported
 from visvm.storage import mirror
 
 State = Literal["sentence", "prefix"]
@@ -92,8 +91,7 @@ class VisionValueModel(PreTrainedModel):
 
     def with_processor(self, processor: Any) -> VisionValueModel:
         """This model, reading images and text through ``processor``."""
-        self.family = family_of(self.base, processor)
-        use_row_attention(self.base)
+        self.family = Family(self.base, processor)
         return self
 
     @classmethod
@@ -137,26 +135,21 @@ class VisionValueModel(PreTrainedModel):
         """How this model reads a sentence."""
         return StateReader(self.config, self.family.tokenizer)
 
-    def forward(self, inputs: dict[str, Tensor], packed: Packed) -> Tensor:
-        """Value and length at every read of ``packed``, [reads, 2] float32.
+    def forward(self, inputs: list[Inputs], packed: Packed) -> Tensor:
+        """Return value and length at every read of ``packed``, [reads, 2] float32.
 
         ``inputs`` are the images as ``Family.preprocess`` gives them.
         """
-        encoded = self.family.encode_inputs(inputs)
-        text = self.base.get_input_embeddings()(packed.tokens)
-        embeds, positions, ends = join_prefixes(encoded, packed, text)
-        num_prefix = embeds.shape[1] - text.shape[1]
+        images = Recorded(len(inputs))
+        ends = self.family.read(inputs, images.record)
+        starts = torch.tensor([position for position, _ in ends], device=packed.depths.device)
+        lengths = [one["input_ids"].shape[1] for one in inputs]
         # Flex attention has no backward on the CPU.
-        blocks = ends.device.type == "cuda" if self.use_block_mask is None else self.use_block_mask
-        out = self.base.language_model(
-            inputs_embeds=embeds,
-            position_ids=positions if self.family.has_position_axes else positions[0],
-            attention_mask=tree_block_mask(ends) if blocks else no_mask(ends.device),
-            use_cache=False,
-            rows=None if blocks else TreeStrips(ends, num_prefix),
-        )
-        text_states = out.last_hidden_state[:, num_prefix:]
-        return self.head(text_states[packed.rows, packed.columns])
+        blocks = starts.device.type == "cuda" if self.use_block_mask is None else self.use_block_mask
+        trees = TreeAttention(images, lengths, packed, use_blocks=blocks)
+        given = self.family.text_inputs(packed.tokens, starts[:, None] + packed.depths)
+        out = self.family.language_model(**given, use_cache=False, rows=trees)
+        return self.head(out.last_hidden_state[packed.rows, packed.columns])
 
 
 AutoConfig.register(VisionValueConfig.model_type, VisionValueConfig)

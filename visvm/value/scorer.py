@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from visvm.engine import Engine, Prefix
+from visvm.engine import KV, Engine, Prefix
 from visvm.records import DecodedImage, Question
 from visvm.reward import ClipScorer
 from visvm.value.model import StateReader, VisionValueModel
@@ -117,9 +117,9 @@ class ValueScorer:
         keys = [image.content_hash for image in images]
         self._prefixes.update(zip(keys, self.engine.prefill(images), strict=False))
 
-    def _read_before(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[Tensor | None]:
+    def _read_before(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[KV | None]:
         """Keys and values of the sentences so far, where they are part of the state."""
-        befores: list[Tensor | None] = [None] * len(prefixes)
+        befores: list[KV | None] = [None] * len(prefixes)
         if self.config.state == "sentence":
             return befores
         texts = {
@@ -130,7 +130,7 @@ class ValueScorer:
         if texts:
             _, kv = self.engine.read([prefixes[i] for i in texts], list(texts.values()))
             for row, (i, ids) in enumerate(texts.items()):
-                befores[i] = kv[:, :, row, :, : len(ids)]
+                befores[i] = kv.row(row, 0, len(ids))
         return befores
 
 

@@ -7,56 +7,66 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoModel, AutoProcessor
 
 from tests.support import tiny
-from visvm.engine import Engine, ImageStore, SequenceBatch
-from visvm.engine.attention import AttentionPass
+from visvm.engine import KV, Engine, ImageStore, Layout, SequenceBatch
+from visvm.engine.attention import AttentionPass, Scoring
 from visvm.engine.sampling import sample, uniforms
-from visvm.families import family_of
+from visvm.families import Family
 
 KV_HEADS, DIM = 2, 8
 
 
-def new_kv(rows: int, tokens: int) -> Tensor:
-    return torch.zeros(1, 2, rows, KV_HEADS, tokens, DIM)
+def new_kv(rows: int, tokens: int) -> KV:
+    return Layout(((0, 0),), ((1, KV_HEADS, DIM),)).zeros(rows, tokens, like=torch.zeros(1))
 
 
-def test_rows_see_their_image_and_their_own_tokens() -> None:
+class Layer(torch.nn.Module):
+    """An attention layer, as far as a pass asks for it."""
+
+    layer_idx = 0
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("window", [None, 1, 2, 4, 7, 50])
+def test_rows_see_their_image_and_their_own_tokens(window: int | None, softcap: float | None) -> None:
     """Images and rows of different lengths, rows in any order, some images with none."""
     torch.manual_seed(0)
     lengths, slots, starts, new = [5, 3, 9, 4], [3, 0, 0, 3, 1], [2, 0, 4, 1, 3], 3
     store = ImageStore(new_kv, max_images=8)
     store.reserve(lengths)
-    prefixes = [store.take(length, length) for length in lengths]
-    store.kv.normal_()
-    own = torch.randn(1, 2, len(slots), KV_HEADS, max(starts) + new, DIM)
-    before = own.clone()
+    prefixes = [store.take(length) for length in lengths]
+    store.kv.groups[0].normal_()
+    own = new_kv(len(slots), max(starts) + new)
+    own.groups[0].normal_()
+    before = own.groups[0].clone()
     query, key, value = torch.randn(5, 4, new, DIM), *torch.randn(2, 5, KV_HEADS, new, DIM).unbind(0)
     shared = store.shared([prefixes[slot] for slot in slots])
     rows = AttentionPass(shared, own, starts, length=new)
-    out = rows.attend(0, query, key, value, DIM**-0.5)
+    out = rows.attend(Layer(), query, key, value, Scoring(DIM**-0.5, window, softcap))
     for row, (slot, start) in enumerate(zip(slots, starts, strict=True)):
-        parts = (store.kv[0, :, slot, :, : lengths[slot]], before[0, :, row, :, :start])
+        parts = (store.kv.layer(0)[:, slot, :, : lengths[slot]], before[0, :, row, :, :start])
         joined = torch.cat([*parts, torch.stack([key[row], value[row]])], dim=2)[:, None]
         mask = torch.ones(new, joined.shape[3], dtype=torch.bool).tril(joined.shape[3] - new)
-        expected = F.scaled_dot_product_attention(
-            query[row : row + 1], *joined, attn_mask=mask, enable_gqa=True
-        )
-        torch.testing.assert_close(out[row : row + 1], expected)
+        if window is not None:
+            mask &= torch.ones_like(mask).triu(joined.shape[3] - new - window + 1)
+        k, v = joined.repeat_interleave(4 // KV_HEADS, dim=2)
+        scores = query[row] @ k[0].transpose(-1, -2) * DIM**-0.5
+        scores = scores if softcap is None else softcap * (scores / softcap).tanh()
+        expected = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1) @ v[0]
+        torch.testing.assert_close(out[row], expected)
 
 
 def test_a_place_is_free_once_its_prefix_is_gone() -> None:
     store = ImageStore(new_kv, max_images=3)
     assert store.num_free == 3
     assert store.reserve([5, 6, 7, 8]) == 3
-    held = [store.take(length, length) for length in (5, 6, 7)]
+    held = [store.take(length) for length in (5, 6, 7)]
     assert (store.num_used, store.num_free, store.reserve([4])) == (3, 0, 0)
     del held[1]
     assert (store.num_used, store.num_free, store.reserve([4])) == (2, 1, 1)
-    assert store.take(4, 4).slot == 1
+    assert store.take(4).slot == 1
 
 
 def test_images_stay_as_they_are_while_the_store_grows() -> None:
@@ -64,19 +74,21 @@ def test_images_stay_as_they_are_while_the_store_grows() -> None:
     held, expected = [], []
     for length in (3, 100, 7, 200, 64, 65):
         assert store.reserve([length]) == 1
-        held.append(store.take(length, length))
-        part = store.kv[:, :, held[-1].slot, :, :length]
+        held.append(store.take(length))
+        part = store.kv.groups[0][:, :, held[-1].slot, :, :length]
         part.normal_()
         expected.append(part.clone())
     for prefix, kv in zip(held, expected, strict=True):
-        torch.testing.assert_close(store.kv[:, :, prefix.slot, :, : prefix.length], kv, rtol=0, atol=0)
+        torch.testing.assert_close(
+            store.kv.groups[0][:, :, prefix.slot, :, : prefix.length], kv, rtol=0, atol=0
+        )
 
 
 def test_the_store_waits_rather_than_break_its_budget() -> None:
     token = new_kv(1, 1).nbytes
     store = ImageStore(new_kv, max_images=64, budget=300 * token)
     assert store.reserve([50] * 10) == 4  # four times 64 tokens
-    held = [store.take(50, 50) for _ in range(4)]
+    held = [store.take(50) for _ in range(4)]
     assert store.reserve([100]) == 0
     held.clear()
     assert store.reserve([100, 100, 100]) == 2
@@ -90,7 +102,7 @@ def test_the_store_waits_rather_than_break_its_budget() -> None:
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: Any) -> Engine:
     folder = tiny.save("llava_next", tmp_path_factory.mktemp("engine"))
-    return Engine(family_of(AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)))
+    return Engine(Family(AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)))
 
 
 def test_rows_that_come_and_go_change_nothing_for_the_others(engine: Engine) -> None:
@@ -99,8 +111,8 @@ def test_rows_that_come_and_go_change_nothing_for_the_others(engine: Engine) -> 
     more = [21, 22, 23, 24, 25]
     expected = [engine.read([prefixes[i]], [text + more])[0][0, len(text) :] for i, text in texts]
 
-    def suffix(i: int, text: list[int]) -> Tensor:
-        return engine.read([prefixes[i]], [text])[1][:, :, 0]
+    def suffix(i: int, text: list[int]) -> KV:
+        return engine.read([prefixes[i]], [text])[1]
 
     rows, order, seen = SequenceBatch(engine, max_rows=3), [0, 1, 2], {i: 0 for i in range(4)}
     for i in order:
@@ -130,7 +142,7 @@ def test_reading_in_two_parts_equals_reading_at_once(engine: Engine) -> None:
     text = list(range(10, 22))
     whole, _ = engine.read(prefixes, [text, text[:9]])
     _, kv = engine.read(prefixes, [text[:5], text[:3]])
-    rest, _ = engine.read(prefixes, [text[5:], text[3:9]], [kv[:, :, 0, :, :5], kv[:, :, 1, :, :3]])
+    rest, _ = engine.read(prefixes, [text[5:], text[3:9]], [kv.row(0, 0, 5), kv.row(1, 0, 3)])
     torch.testing.assert_close(rest[0], whole[0, 5:], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(rest[1, :6], whole[1, 3:9], atol=1e-5, rtol=1e-5)
 
@@ -139,7 +151,7 @@ def test_rows_do_not_copy_their_images(engine: Engine) -> None:
     prefixes = engine.prefill([tiny.image(0)])
     for width in (1, 30):
         shared = engine.images.shared(prefixes * width)
-        assert shared.kv.data_ptr() == engine.images.kv[:, :, prefixes[0].slot :].data_ptr()
+        assert shared.kv.layer(0).data_ptr() == engine.images.kv.layer(0)[:, prefixes[0].slot :].data_ptr()
 
 
 def test_sampling_follows_the_nucleus() -> None:

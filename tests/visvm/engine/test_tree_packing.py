@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from tests.support import tiny
 from visvm.engine import tree_packing
-from visvm.engine.tree_packing import TokenTree, TreeStrips, join_prefixes, pack_trees, tree_mask
-from visvm.families import EncodedImage
+from visvm.engine.attention import Scoring
+from visvm.engine.tree_packing import Recorded, TokenTree, TreeAttention, pack_trees, tree_mask
 from visvm.records import DecodedImage
 from visvm.training.td import NO_STATE, Response, num_pairs, td_loss
 from visvm.training.text_packing import Packer, collate
@@ -48,17 +48,20 @@ def value_model(folder: Path, name: str, **config: Any) -> VisionValueModel:
 
 def plain_outputs(model: VisionValueModel, image: DecodedImage, text: tuple[int, ...]) -> torch.Tensor:
     """Value and length behind one text, by the model's own forward over one whole sequence."""
-    family = model.family
-    inputs = dict(family.preprocess([image]))
-    ids = inputs.pop("input_ids")[0].tolist()
-    head = ids[: len(ids) - ids[::-1].index(family.image_token_id)]
-    tokens = torch.tensor([[*head, *text]])
-    given = {name: inputs[name] for name in family.image_inputs}
-    given["pixel_values"] = given["pixel_values"].double()
-    if family.has_position_axes:
-        given["mm_token_type_ids"] = (tokens == family.image_token_id).int()
-    out = model.base(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False, **given)
+    (inputs,) = model.family.preprocess([image])
+    more = torch.tensor([text])
+    given = {key: followed_by(value, more, key, inputs["input_ids"]) for key, value in inputs.items()}
+    given = {key: x.double() if x.is_floating_point() else x for key, x in given.items()}
+    out = model.base(**given, use_cache=False)
     return model.head(out.last_hidden_state[0, -1])
+
+
+def followed_by(value: torch.Tensor, more: torch.Tensor, key: str, ids: torch.Tensor) -> torch.Tensor:
+    """The tensor ``key`` of an image part, for text tokens behind it, too."""
+    if value.shape != ids.shape or value.is_floating_point():
+        return value
+    filled = more if key == "input_ids" else torch.full_like(more, int(key == "attention_mask"))
+    return torch.cat([value, filled], dim=1)
 
 
 def plain_loss(model: VisionValueModel, image: DecodedImage, response: Response) -> torch.Tensor:
@@ -196,24 +199,43 @@ def test_every_token_sees_exactly_its_own_path(texts: list[list[int]]) -> None:
         assert mask[path[-1]].nonzero().flatten().tolist() == path
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("window", [None, 2, 4, 6])
 @pytest.mark.parametrize("strip", [1, 3, 100])
-def test_strips_give_what_the_dense_mask_gives(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_and_blocks_give_what_the_dense_mask_gives(
+    strip: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tree_packing, "STRIP", strip)
     trees = [TokenTree(), TokenTree()]
     for tree, texts in zip(trees, (["abc", "abd", "xy", "abce", "z"], ["pq", "p", "rstuvw"]), strict=True):
         for text in texts:
             tree.add([ord(letter) for letter in text])
     packed = pack_trees(trees, [[], []])
-    images = [EncodedImage(torch.zeros(n, 8), torch.arange(n).expand(3, -1), n) for n in (5, 3)]
-    _, _, ends = join_prefixes(images, packed, torch.zeros(*packed.tokens.shape, 8))
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 4, ends.shape[1], 8, generator=generator)
-    key, value = torch.randn(2, 2, 2, ends.shape[1], 8, generator=generator)
-    mask = tree_mask(ends)
-    dense = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3, enable_gqa=True)
-    strips = TreeStrips(ends, num_prefix=5).attend(0, query, key, value, 0.3)
-    real = ends > 0
-    torch.testing.assert_close(strips.transpose(1, 2)[real], dense.transpose(1, 2)[real])
+    length, lengths = packed.ends.shape[1], (5, 3)
+    query = torch.randn(2, 4, length, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, length, 8, generator=generator)
+    images = Recorded(2)
+    for i, n in enumerate(lengths):
+        images.record([i], 0, *torch.randn(2, 1, 2, n, 8, generator=generator))
+    before = images.padded(0)
+    mask = torch.cat([torch.ones(2, 1, length, 5, dtype=torch.bool), tree_mask(packed.ends)], dim=3)
+    mask[1, :, :, 3:5] = False
+    if window is not None:
+        places = torch.tensor(lengths)[:, None] + packed.depths
+        keys = torch.cat([torch.arange(5).expand(2, -1), places], dim=1)
+        mask &= (keys[:, None] > places[:, :, None] - window)[:, None]
+    k, v = (torch.cat(pair, dim=2) for pair in zip(before, (key, value), strict=True))
+    dense = F.scaled_dot_product_attention(query, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
+    layer = torch.nn.Module()
+    layer.layer_idx = 0
+    real = packed.ends > 0
+    # Eagerly: flex attention would be compiled else, which takes longer than all that is tested here.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        for use_blocks in (False, True):
+            trees = TreeAttention(images, lengths, packed, use_blocks=use_blocks)
+            out = trees.attend(layer, query, key, value, Scoring(0.3, window))
+            torch.testing.assert_close(out.transpose(1, 2)[real], dense.transpose(1, 2)[real])
 
 
 def test_padding_sees_only_itself() -> None:

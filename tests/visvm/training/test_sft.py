@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tests.support import tiny
-from visvm.families import family_of
+from visvm.families import Family
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Request
 from visvm.schemas import CAPTIONS
@@ -70,12 +70,20 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trains_on_the_tokens_of_generation(name: str, tmp_path: Path) -> None:
     folder = tiny.save(name, tmp_path / name)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-    family = family_of(model.model, AutoProcessor.from_pretrained(folder))
+    family = Family(model.model, AutoProcessor.from_pretrained(folder))
     examples = make_examples(tmp_path, 3)
     batch = Collator(family)([Captions(examples, family)[i] for i in range(3)])
     for i, example in enumerate(examples):
-        image = tiny.image(i, width=40 + 8 * i).pil
-        prompt = family.processor(images=[image], text=[family.chat(PROMPT)], return_tensors="pt").input_ids
+        content = [
+            {"type": "image", "image": tiny.image(i, width=40 + 8 * i).pil},
+            {"type": "text", "text": PROMPT},
+        ]
+        prompt = family.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_tensors="pt",
+        )
         end = [family.tokenizer.eos_token_id] * example.ended
         answer = [*family.tokenizer(example.caption, add_special_tokens=False).input_ids, *end]
         real = batch["attention_mask"][i].bool()
@@ -97,7 +105,7 @@ def test_loss_equals_the_policys_negative_log_probability(name: str, tmp_path: P
     )
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / name, dtype=torch.float32)
     answer = list(candidate.token_ids) + [policy.eos_ids[0]] * example.ended
-    batch = Collator(family_of(model.model, policy.family.processor))([(example, answer)])
+    batch = Collator(Family(model.model, policy.family.processor))([(example, answer)])
     with torch.inference_mode():
         loss = float(model(**batch).loss)
     assert loss * len(answer) == pytest.approx(-candidate.log_prob, rel=1e-4)

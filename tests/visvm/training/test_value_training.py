@@ -17,7 +17,6 @@ from visvm.training.rollouts import (
     Loader,
     Rollout,
     from_rows,
-    join_inputs,
     plan_batches,
     reward_statistics,
     worker_share,
@@ -123,17 +122,6 @@ def test_all_workers_get_equally_many_micro_batches(num_workers: int) -> None:
     ]
     assert len({tuple(map(len, own)) for own in parts}) == 1
     assert sorted(i for own in parts for part in own for i in part if i is not None) == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("name", tiny.NAMES)
-def test_images_preprocessed_alone_and_joined_equal_a_batch(tmp_path: Path, name: str) -> None:
-    family = VisionValueModel.from_policy(str(tiny.save(name, tmp_path))).family
-    images = [tiny.image(0), tiny.image(1, width=64, height=28), tiny.image(2, width=30, height=60)]
-    joined = join_inputs([family.preprocess([one]) for one in images])
-    together = family.encode_inputs(family.preprocess(images))
-    for a, b in zip(family.encode_inputs(joined), together, strict=True):
-        torch.testing.assert_close(a.embeds, b.embeds)
-        assert torch.equal(a.positions, b.positions)
 
 
 def test_a_missing_or_changed_image_is_counted_and_not_trained_on(

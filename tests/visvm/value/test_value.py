@@ -135,7 +135,7 @@ def test_the_cache_is_bounded(policies: dict[str, str]) -> None:
     assert scorer.engine.images.num_used == 1
     scorer.score([question(1)])
     scorer.score([question(0)])
-    assert scorer.engine.images.num_used == scorer.engine.images.kv.shape[2] == 1
+    assert scorer.engine.images.num_used == scorer.engine.images.kv.num_rows == 1
 
 
 def test_a_image_that_can_never_be_stored_is_told(policies: dict[str, str]) -> None:
