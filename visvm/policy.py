@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
@@ -36,7 +37,7 @@ class SharedPrefixPolicy:
         is_fixed = self.options.cache_mb is not None
         rows = SequenceBatch(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
         pack_linears(model.lm_head)
-        self.decoder = Decoder(self, rows, model.lm_head)
+        self.decoder = Decoder(self, rows, Head(model.lm_head, self.family.text_config))
         self._closes: dict[int, bool] = {}
 
     @classmethod
@@ -204,6 +205,19 @@ class SharedPrefixPolicy:
         return self.family.tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+
+class Head(nn.Module):
+    """A language-model head with the cap on its logits that Gemma has."""
+
+    def __init__(self, linear: nn.Module, text_config: Any) -> None:
+        super().__init__()
+        self.linear = linear
+        self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits = self.linear(hidden).float()
+        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
 
 
 def _live(branch: Branch) -> TreeBranch:

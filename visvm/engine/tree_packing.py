@@ -214,4 +214,5 @@ class TreeAttention:
 
 
 def _pad(rows: list[list[int]]) -> Tensor:
-    return pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)
+    # One column at least: a language model cannot run over none.
+    return pad_sequence([torch.tensor(row or [0], dtype=torch.long) for row in rows], batch_first=True)

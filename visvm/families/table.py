@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Model types whose classes were compared with transformers' own generate. Any other image-text-to-text type
-# is tried: the self-test at load decides.
+# Model types whose classes were compared with transformers' own generate.
 FAMILIES = (
     "llava",
     "llava_next",
@@ -18,7 +17,6 @@ FAMILIES = (
     "gemma4",
     "internvl",
     "idefics3",
-    "smolvlm",
     "mistral3",
     "glm4v",
     "glm4v_moe",
@@ -42,8 +40,6 @@ LAYERS = {
 def refusal(config: Any) -> str | None:
     """Return why a model with this configuration cannot be exact, as far as the configuration tells."""
     text = config.get_text_config()
-    if config.model_type in REFUSED:
-        return REFUSED[config.model_type]
     if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
         return REFUSED["florence2"]
     if getattr(text, "kv_lora_rank", None):
