@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
 from visvm.detokenizer import NextSentence
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
+from visvm.engine.selftest import check_once
 from visvm.families import Family, check_supported
 from visvm.records import Branch, Candidate, Request
 from visvm.sentences import TERMINALS, split_sentences
@@ -47,12 +48,14 @@ class SharedPrefixPolicy:
         """Load a directory (local, or a URI) or hub id.
 
         Raises:
-            ValueError: the model cannot be found, or is not of a supported family.
+            ValueError: the model cannot be found, is not of a supported family, or fails the self-test.
         """
         check_supported(name)
         name = mirror.local(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
-        return cls(model.to(device), AutoProcessor.from_pretrained(name), **options)
+        policy = cls(model.to(device), AutoProcessor.from_pretrained(name), **options)
+        check_once(model.eval(), policy.engine, policy.decoder.lm_head)
+        return policy
 
     @property
     def num_free(self) -> int:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from tests.support import tiny, tiny_families
 from tests.visvm.test_policy import requests
 from visvm.engine.tree_packing import TokenTree, pack_trees
+from visvm.families.size import model_size
 from visvm.policy import SharedPrefixPolicy
 from visvm.value import VisionValueModel
 
@@ -121,6 +122,12 @@ def plain_value(model: VisionValueModel, inputs: dict[str, Any], text: list[int]
     given = followed_by(model.family, inputs, text)
     given = {key: x.double() if x.is_floating_point() else x for key, x in given.items()}
     return model.head(model.base(**given, use_cache=False).last_hidden_state[0, -1])
+
+
+def test_the_size_by_configuration_alone_is_the_models(policy: SharedPrefixPolicy, folder: str) -> None:
+    size = model_size(AutoConfig.from_pretrained(folder))
+    assert size.token_values == policy.family.layout.token_values
+    assert size.image_tokens > 0
 
 
 @pytest.mark.parametrize("name", ["joycaption", "pixtral"])

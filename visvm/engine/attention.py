@@ -252,7 +252,8 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
         )
     scores = how.capped(_unfold(_scores(_fold(query, key), key), query)) * how.scaling
     if mask is None:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        length, num_keys = scores.shape[-2:]
+        mask = torch.ones(length, num_keys, dtype=torch.bool, device=scores.device).tril(num_keys - length)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1).to(query.dtype)
     return _unfold(_fold(weights, value) @ value, query)
 

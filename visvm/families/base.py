@@ -201,9 +201,12 @@ class Family:
     def text_inputs(self, tokens: Tensor, positions: Tensor) -> dict[str, Tensor]:
         """Return what the language model takes for tokens [R, L] at rotary positions [R, L]."""
         axes = positions.expand(3, -1, -1) if self.has_position_axes else positions
-        # One mask of four dimensions keeps transformers from building its own.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
-        return {"input_ids": tokens, "position_ids": axes, "attention_mask": mask}
+        return {"input_ids": tokens, "position_ids": axes, "attention_mask": _no_mask(tokens.device)}
+
+
+def _no_mask(device: torch.device) -> Tensor:
+    """A mask of four dimensions, which keeps transformers from building its own."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
 def probe(language_model: Any) -> Layout:
@@ -219,7 +222,7 @@ def probe(language_model: Any) -> Layout:
 
     token = torch.zeros(1, 1, dtype=torch.long, device=language_model.get_input_embeddings().weight.device)
     with torch.no_grad(), recording(keep):
-        language_model(input_ids=token, use_cache=False)
+        language_model(input_ids=token, attention_mask=_no_mask(token.device), use_cache=False)
     return Layout.of([keys[layer] for layer in sorted(keys)])
 
 

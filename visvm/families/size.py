@@ -13,9 +13,24 @@ from visvm.engine.attention import use_row_attention
 from visvm.families import check_supported
 from visvm.families.base import probe
 
-# Image tokens of an image of 640 x 480 where they depend on the image's shape (as the processors of
-# the published models cut it).
-IMAGE_TOKENS = {"llava_next": 2340, "llava_onevision": 2929, "qwen2_vl": 391, "qwen2_5_vl": 391}
+# Image tokens of an image of 640 x 480, where they depend on its shape: as the processors of the published
+# models cut it (measured for LLaVA and Qwen2-VL; by their patch and tile sizes for the others).
+IMAGE_TOKENS = {
+    "llava_next": 2340,
+    "llava_onevision": 2929,
+    "qwen2_vl": 391,
+    "qwen2_5_vl": 391,
+    "qwen3_vl": 300,
+    "qwen3_vl_moe": 300,
+    "gemma3": 256,
+    "gemma4": 280,
+    "internvl": 3328,
+    "idefics3": 2197,
+    "mistral3": 414,
+    "glm4v": 391,
+    "glm4v_moe": 391,
+    "aya_vision": 2197,
+}
 
 
 @dataclass(frozen=True)
