@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class Reply:
 
 async def ask_all(
     endpoint: Endpoint, conversations: Mapping[str, MakeMessages], **options: Any
-) -> AsyncIterator[Reply]:
+) -> AsyncGenerator[Reply]:
     """Yield the replies as they come; ``options`` are fields of the request, such as temperature.
 
     Raises:
