@@ -20,6 +20,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep all tests that need Ray in one process, so that one Ray serves them beside the other tests."""
+    if item.get_closest_marker("ray"):
+        item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 S3_PORT = free_port()
 
 os.environ["RAY_AUTH_MODE"] = "disabled"

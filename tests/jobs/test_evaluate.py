@@ -79,8 +79,8 @@ LINES = "\n".join(map(json.dumps, ROWS)) + "\n"
     "data",
     [
         LINES.encode(),
-        gzip.compress(json.dumps(ROWS).encode()),
-        gzip.compress(LINES.encode()),
+        gzip.compress(json.dumps(ROWS).encode(), mtime=0),
+        gzip.compress(LINES.encode(), mtime=0),
         json.dumps({"annotations": ROWS, "info": {}}).encode(),
         ("\ufeff" + json.dumps(ROWS)).encode(),
         json.dumps(ROWS).encode("utf-16"),
