@@ -45,9 +45,9 @@ class FinetuneConfig(SftConfig, WorkersConfig, SharedPaths):
 
 def work(config: FinetuneConfig) -> dict[str, Any]:
     """Check everything that can be checked, then train."""
-    from jobs.inputs import models
     from jobs.runtime import ray_setup, workers
     from jobs.runtime.finetune_worker import train
+    from visvm import models
     from visvm.training import sft
     from visvm.training.captions import check_images, read_captions
 

@@ -48,11 +48,11 @@ class GenerateConfig(PipelineConfig):
 
 def work(config: GenerateConfig) -> dict[str, Any]:
     """Write the rollouts, then the triples; return the counts."""
-    from jobs.inputs.models import check_policy, check_reward
     from jobs.pipeline.execution import write_units
     from jobs.pipeline.triples import summary, write_triples
     from jobs.pipeline.units import make_units
     from jobs.runtime import ray_setup
+    from visvm.models import check_policy, check_reward
     from visvm.schemas import ROLLOUTS
 
     started = time.perf_counter()

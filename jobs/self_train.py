@@ -19,12 +19,12 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from jobs import caption, finetune, generate_triples, train_value
-from jobs.inputs.models import check_reward
 from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.command import run
 from jobs.workflow.stages import Stages, check_options
 from visvm import storage
 from visvm.config import ModelName, Place
+from visvm.models import check_reward
 from visvm.search import METHODS
 
 logger = logging.getLogger(__name__)

@@ -50,10 +50,10 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
     import ray.data
     import ray.train
 
-    from jobs.inputs import models
     from jobs.inputs.rollouts import rollout_files
     from jobs.runtime import ray_setup, workers
     from jobs.runtime.value_worker import train
+    from visvm import models
 
     files = [file for folder in config.rollouts for file in rollout_files(folder)]
     resolved = {

@@ -13,9 +13,9 @@ from jobs.capacity.memory import KNOWN
 from jobs.capacity.preflight import Demand
 from jobs.caption import CaptionConfig
 from jobs.generate_triples import GenerateConfig
-from jobs.inputs.models import CLIP, check_reward, default_value, resolve
 from jobs.runtime import ray_setup, workers
 from jobs.runtime.workers import TrainingJob
+from visvm.models import CLIP, check_reward, default_value, resolve
 from visvm.search import find_method
 
 PAPER_IMAGES = 9215

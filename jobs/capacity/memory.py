@@ -12,12 +12,12 @@ import torch
 from transformers import AutoConfig
 
 from jobs.capacity.needs import TrainingNeeds
-from jobs.inputs.models import check_policy
 from visvm.benchmark.random_models import configuration
 from visvm.benchmark.sizes import SIZES
 from visvm.engine.engine import PREFILL_BATCH
 from visvm.engine.image_store import ROUND
 from visvm.families.size import ModelSize, model_size
+from visvm.models import check_policy
 from visvm.policy import MIB
 from visvm.reward import parse_name
 from visvm.storage import mirror

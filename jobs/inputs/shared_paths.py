@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from jobs.inputs.models import is_local
 from visvm import storage
 from visvm.config import MODEL_MARK, PATH_MARK, Config
+from visvm.models import is_local
 
 
 class SharedPaths(Config):

@@ -11,10 +11,10 @@ from typing import Any
 
 from actors.batch.generate import Generate, Reward
 from jobs.generate_triples import GenerateConfig
-from jobs.inputs.models import check_policy, check_reward
 from jobs.pipeline.units import make_units
 from jobs.runtime import ray_setup
 from visvm.config import load
+from visvm.models import check_policy, check_reward
 
 ON_CPU = {"device": "cpu", "dtype": "float32"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from jobs import caption, evaluate, generate_triples, train_value, world
-from jobs.inputs.models import WORLD
 from jobs.inputs.sources import find
 from jobs.runner.part_files import read_rows
 from jobs.runner.run_folder import is_complete, read_json
 from visvm import storage
+from visvm.models import WORLD
 
 
 def upload(folder: Path, uri: str) -> str:

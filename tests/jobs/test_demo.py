@@ -10,9 +10,9 @@ import pytest
 
 from jobs import world
 from jobs.demo import DemoConfig, match
-from jobs.inputs.models import WORLD
 from jobs.workflow.stages import Stages
 from visvm.config import load
+from visvm.models import WORLD
 
 
 def test_the_size_sets_what_is_not_given() -> None:

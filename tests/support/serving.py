@@ -14,12 +14,12 @@ import httpx2
 import ray
 from ray import serve
 
-from jobs.inputs.models import WORLD
 from jobs.serve import NAME, ServeConfig
 from jobs.serve import start as start_serve
 from tests.support.endpoint import body
 from visvm import images
 from visvm.config import load
+from visvm.models import WORLD
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Request
 from visvm.reward import ClipScorer

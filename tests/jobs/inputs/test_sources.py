@@ -9,7 +9,6 @@ import pytest
 
 from jobs.caption import CaptionConfig
 from jobs.generate_triples import GenerateConfig
-from jobs.inputs.models import WORLD, check_policy, check_reward, check_value, resolve
 from jobs.inputs.sources import Source, draw, find
 from jobs.pipeline.config import PipelineConfig
 from jobs.pipeline.units import make_units
@@ -17,6 +16,7 @@ from tests.support import tiny
 from tests.support.paths import ROOT
 from visvm.config import load
 from visvm.images import read
+from visvm.models import WORLD, check_policy, check_reward, check_value, resolve
 from visvm.prompts import DETAIL_PROMPTS, prompt_for
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from jobs.inputs.models import WORLD
 from tests.support import tiny
 from tests.support.fakes import FakePolicy, FakeScorer, request, until
 from tests.visvm.search.test_scheduler import SlowPolicy
+from visvm.models import WORLD
 from visvm.policy import SharedPrefixPolicy
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import Caption, Question, Request
