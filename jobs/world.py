@@ -3,6 +3,7 @@
 visvm world make --split validation --count 100 --out runs/images
 visvm world train --out runs/world          (about an hour on two cores)
 visvm world train --short --out runs/short  (the same recipe in seconds; weak models)
+visvm world train --second --seed 1 --out runs/world2  (another world by the same recipe: docs/world.md)
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ class MakeConfig(Config):
     """Which images to make, and where."""
 
     out: str = Field(description="folder for images/, instances_*.json and captions_*.json")
-    split: Literal["train", "validation", "test"] = Field("validation", description="which split")
+    split: Literal["train", "validation", "test", "train2", "validation2", "test2"] = Field(
+        "validation", description="which split; those that end in 2 are of the second world"
+    )
     count: int = Field(100, ge=1, le=1_000_000, description="how many images")
     start: int = Field(0, ge=0, lt=1_000_000, description="index of the first image")
 
@@ -31,7 +34,9 @@ class TrainConfig(Config):
 
     out: str = Field(description="folder for the models (policy/, clip/) and the stages before them")
     short: bool = Field(False, description="seconds instead of an hour; the models are weak")
-    seed: int = Field(0, ge=0, description="seed of every stage")
+    seed: int = Field(0, ge=0, description="seed of the stages")
+    second: bool = Field(False, description="train the second world: its own images and writer")
+    judge: bool = Field(True, description="teach the policy the place of names and the truth of claims too")
 
 
 def make(config: MakeConfig) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     """Train tokenizer, vision encoder, CLIP and policy; stages already saved in ``out`` are kept."""
     from visvm.world import recipe
 
-    return recipe.train(config.out, short=config.short, seed=config.seed)
+    return recipe.train(config.out, recipe.Options(**config.model_dump(exclude={"out"})))
 
 
 def _next(config: MakeConfig) -> str:

@@ -33,32 +33,37 @@ CENTRES = (0.3, 0.5)  # reward centres of the oracle; a higher one ends captions
 
 
 def run(
-    models: str | Path, *, num_pairs: int = 1000, num_greedy: int = 500, num_search: int = 100
+    models: str | Path,
+    split: str = "validation",
+    *,
+    num_pairs: int = 1000,
+    num_greedy: int = 500,
+    num_search: int = 100,
 ) -> dict[str, Any]:
-    """Run all checks of ``models``/policy and ``models``/clip on validation images; return them for JSON."""
+    """Run all checks of ``models``/policy and ``models``/clip on images of ``split``; return JSON data."""
     scorer = ClipScorer.from_pretrained(str(Path(models) / "clip"))
     policy = SharedPrefixPolicy.from_pretrained(str(Path(models) / "policy"))
+    pairs, plain, searched = (
+        [layout(split, index) for index in range(count)] for count in (num_pairs, num_greedy, num_search)
+    )
     return {
-        "split": "validation",
-        "clip": {"present_above_absent": pair_accuracy(scorer, num_pairs)}
-        | reward_by_kind(scorer, num_pairs),
-        "greedy": figures({"greedy": search(Decode(), policy, None, num_greedy)})["rows"][0],
-        "look_ahead": look_ahead(policy, scorer, num_search),
+        "split": split,
+        "clip": {"present_above_absent": pair_accuracy(scorer, pairs)} | reward_by_kind(scorer, pairs),
+        "greedy": figures({"greedy": search(Decode(), policy, None, plain)})["rows"][0],
+        "look_ahead": look_ahead(policy, scorer, searched),
     }
 
 
-def pair_accuracy(scorer: ClipScorer, count: int) -> float:
+def pair_accuracy(scorer: ClipScorer, layouts: Sequence[Layout]) -> float:
     """Return the share of images where naming a present object scores higher than naming an absent one."""
     rng = random.Random(0)
-    layouts = [layout("validation", index) for index in range(count)]
     pairs = [(_claim(rng.choice(one.names)), _claim(rng.choice(one.absent))) for one in layouts]
     scores = scorer.similarities([render_image(one) for one in layouts], pairs)
     return round(fmean(present > absent for present, absent in scores), 4)
 
 
-def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
+def reward_by_kind(scorer: ClipScorer, layouts: Sequence[Layout]) -> dict[str, float]:
     """Return the mean reward of the writer's sentences by kind, separately for true and false ones."""
-    layouts = [layout("validation", index) for index in range(count)]
     captions = [writer.caption(one, random.Random(one.index)) for one in layouts]
     texts = [[sentence.text for sentence in caption] for caption in captions]
     scores = scorer.similarities([render_image(one) for one in layouts], texts)
@@ -70,24 +75,24 @@ def reward_by_kind(scorer: ClipScorer, count: int) -> dict[str, float]:
     return {name: round(fmean(values), 3) for name, values in sorted(groups.items())}
 
 
-def look_ahead(policy: Policy, scorer: ClipScorer, count: int) -> dict[str, Any]:
+def look_ahead(policy: Policy, scorer: ClipScorer, layouts: Sequence[Layout]) -> dict[str, Any]:
     """Evaluate each search on the same images, with intervals and paired differences."""
     exact = ExactScorer()
     captions = {
-        "greedy": search(Decode(), policy, None, count),
-        "prm": search(Stepwise(), policy, scorer, count),
-        "best_of_n": search(BestOfN(), policy, scorer, count),
-        "prm_exact": search(Stepwise(), policy, exact, count),
+        "greedy": search(Decode(), policy, None, layouts),
+        "prm": search(Stepwise(), policy, scorer, layouts),
+        "best_of_n": search(BestOfN(), policy, scorer, layouts),
+        "prm_exact": search(Stepwise(), policy, exact, layouts),
     }
     for centre in CENTRES:
-        captions[f"oracle_exact_{centre}"] = search(Oracle(centre=centre), policy, exact, count)
+        captions[f"oracle_exact_{centre}"] = search(Oracle(centre=centre), policy, exact, layouts)
     return figures(captions)
 
 
-def search(method: Search, policy: Policy, scorer: Any, count: int) -> list[Caption]:
-    """Caption the first ``count`` validation images, BATCH at a time."""
-    requests = [request(layout("validation", index)) for index in range(count)]
-    parts = [requests[start : start + BATCH] for start in range(0, count, BATCH)]
+def search(method: Search, policy: Policy, scorer: Any, layouts: Sequence[Layout]) -> list[Caption]:
+    """Caption the images of ``layouts``, BATCH at a time."""
+    requests = [request(one) for one in layouts]
+    parts = [requests[start : start + BATCH] for start in range(0, len(requests), BATCH)]
     return [caption for part in parts for caption in method(policy, scorer, part)]
 
 

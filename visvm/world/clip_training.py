@@ -63,18 +63,23 @@ class ClipExample:
 
 
 def train(
-    encoder: CLIPVisionModel, tokenizer: PreTrainedTokenizerFast, images: np.ndarray, budget: Budget
+    encoder: CLIPVisionModel,
+    tokenizer: PreTrainedTokenizerFast,
+    images: np.ndarray,
+    budget: Budget,
+    *,
+    split: str,
 ) -> open_clip.CLIP:
-    """Train CLIP on the first images of the train split; after a third of the steps mostly by scene."""
+    """Train CLIP on ``images``, the first of ``split``; after a third of the steps mostly by scene."""
     torch.manual_seed(0)
     model = untrained(encoder, tokenizer)
-    patches, by_scene = encode(encoder, images), _by_scene(len(images))
+    patches, by_scene = encode(encoder, images), _by_scene(split, len(images))
     rng = random.Random(0)
     optimizer, progress = Optimizer([model], budget), LoopProgress("clip", budget.steps)
     for step, chosen in enumerate(batches(len(images), budget, seed=1)):
         if step > budget.steps // 3 and rng.random() < _SHARE_OF_HARD_BATCHES:
             chosen = np.array(rng.choices(by_scene[rng.choice(sorted(SCENES))], k=budget.batch))
-        examples = [example(layout("train", int(index)), rng) for index in chosen]
+        examples = [example(layout(split, int(index)), rng) for index in chosen]
         image_embeds = _images(model, patches[chosen].float())
         texts = _texts(model, tokenizer, [e.sentence.text for e in examples] + [e.foil for e in examples])
         loss, accuracy = contrast(image_embeds, texts, scale=model.logit_scale.exp())
@@ -144,10 +149,10 @@ def encode(encoder: CLIPVisionModel, images: np.ndarray) -> Tensor:
     return torch.cat([encoder(pixels(part)).last_hidden_state[:, 1:].half() for part in parts])
 
 
-def _by_scene(count: int) -> dict[str, list[int]]:
+def _by_scene(split: str, count: int) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {scene: [] for scene in SCENES}
     for index in range(count):
-        groups[layout("train", index).scene].append(index)
+        groups[layout(split, index).scene].append(index)
     return groups
 
 

@@ -99,6 +99,8 @@ def align(
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
     budget: Budget,
+    *,
+    split: str,
 ) -> None:
     """Train the projector alone to map a patch to the words for its category and its place.
 
@@ -107,7 +109,7 @@ def align(
     """
     embeddings: Any = model.get_input_embeddings().weight
     targets = _meanings(tokenizer) @ embeddings.detach()
-    labels = torch.from_numpy(np.stack([patch_labels("train", i) for i in range(len(features))]))
+    labels = torch.from_numpy(np.stack([patch_labels(split, i) for i in range(len(features))]))
     projector: Any = model.model.multi_modal_projector
     optimizer, progress = Optimizer([projector], budget), LoopProgress("alignment", budget.steps)
     for step, chosen in enumerate(batches(len(features), budget, seed=3)):
@@ -117,28 +119,38 @@ def align(
         progress(step, error=loss / wanted.var())
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What the policy learns: texts by ``write`` on images of ``split``, and whether to ``judge`` claims."""
+
+    write: Write
+    split: str = "train"
+    judge: bool = True
+
+
 def train(
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     features: Tensor,
     budget: Budget,
-    *,
-    write: Write,
+    lesson: Lesson,
 ) -> LlavaForConditionalGeneration:
-    """Train projector and language model on freshly written texts for the first images of the train split.
+    """Train projector and language model on freshly written texts for the first images of a split.
 
-    ``features`` [n, 36, 160] come from the frozen vision encoder, which is not run again. Two auxiliary
-    heads learn where each named object is (or that it is absent) and whether a claim is true. Large models
-    can judge a sentence by the image, and a value model is initialised from its policy.
+    ``features`` [n, 36, 160] come from the frozen vision encoder, which is not run again. With
+    ``lesson.judge``, two auxiliary heads learn where each named object is (or that it is absent) and whether
+    a claim is true. Large models can judge a sentence by the image, and a value model is initialised from
+    its policy.
     """
     rng = random.Random(budget.steps)
     heads = Heads(model.lm_head.in_features)
-    optimizer, progress = Optimizer([model, heads], budget), LoopProgress("policy", budget.steps)
+    optimizer = Optimizer([model, heads] if lesson.judge else [model], budget)
+    progress = LoopProgress("policy", budget.steps)
     for step, chosen in enumerate(batches(len(features), budget, seed=rng.randrange(2**32))):
-        packs = [pack(tokenizer, int(index), write, rng) for index in chosen]
+        packs = [pack(tokenizer, layout(lesson.split, int(index)), lesson, rng) for index in chosen]
         batch = Batch.of(packs, tokenizer.pad_token_id)
         words, places, truths = losses(model, heads, features[chosen].float(), batch)
-        optimizer.advance(words + places + truths)
+        optimizer.advance(words + places + truths if lesson.judge else words)
         progress(step, words=words, places=places, truths=truths)
     return model
 
@@ -222,14 +234,17 @@ class CaptionPack:
     truths: list[int]
 
 
-def pack(tokenizer: PreTrainedTokenizerFast, index: int, write: Write, rng: random.Random) -> CaptionPack:
-    """Pack one image of the train split with new captions, each after a prompt, and claims without one."""
+def pack(tokenizer: PreTrainedTokenizerFast, one: Layout, lesson: Lesson, rng: random.Random) -> CaptionPack:
+    """Pack one image with new captions, each after a prompt, and with claims (no prompt) to be judged."""
     image = tokenizer("<user>" + "<image>" * (SIZE // PATCH) ** 2).input_ids
-    shared, one = len(image), layout("train", index)
+    shared = len(image)
     unlabelled = [[_IGNORED] * shared for _ in range(3)]
     packed = CaptionPack([*image], [0] * shared, [*range(shared)], *unlabelled)
-    turns = [(f"{rng.choice(DETAIL_PROMPTS)}<assistant>", f"{write(one, rng)}</s>") for _ in range(_CAPTIONS)]
-    claims = [claim(one, rng) for _ in range(_CLAIMS)]
+    turns = [
+        (f"{rng.choice(DETAIL_PROMPTS)}<assistant>", f"{lesson.write(one, rng)}</s>")
+        for _ in range(_CAPTIONS)
+    ]
+    claims = [claim(one, rng) for _ in range(_CLAIMS if lesson.judge else 0)]
     for turn, (given, answer) in enumerate([*turns, *((sentence.text, "") for sentence in claims)], 1):
         encoded = tokenizer(given + answer, return_offsets_mapping=True)
         starts, ends = zip(*encoded.offset_mapping, strict=True)

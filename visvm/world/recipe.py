@@ -6,7 +6,8 @@ import logging
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,37 +50,60 @@ _FEW = Budget(4, 8, 1e-3)
 SHORT = Budgets(96, 200, vision=_FEW, clip=_FEW, alignment=_FEW, grounding=_FEW, policy=_FEW)
 
 
-def train(out: str | Path, *, short: bool = False, seed: int = 0) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Options:
+    """Which world is trained, and how: see ``jobs/world.py``."""
+
+    short: bool = False
+    seed: int = 0
+    second: bool = False
+    judge: bool = True
+
+    @property
+    def budgets(self) -> Budgets:
+        """The budgets of all stages."""
+        return SHORT if self.short else FULL
+
+    def split(self, name: str) -> str:
+        """Return the name of a split of this world."""
+        return f"{name}2" if self.second else name
+
+
+def train(out: str | Path, options: Options) -> dict[str, Any]:
     """Train the stages that ``out`` does not have yet; OUT/policy and OUT/clip are the models.
 
     Each stage is written when complete, so an interrupted run resumes with the stage it was in. Return the
-    metrics: the settings and, unless ``short``, the results of ``checks.run``.
+    metrics: the options and, unless ``short``, the results of ``checks.run``.
     """
-    folder, budgets = Path(out), SHORT if short else FULL
-    torch.manual_seed(seed)
-    tokenizer = _tokenizer(folder, budgets.captions)
-    images = vision_training.draw_images("train", budgets.images)
+    folder, budgets, split = Path(out), options.budgets, options.split("train")
+    torch.manual_seed(options.seed)
+    tokenizer = _tokenizer(folder, corpus(split, budgets.captions))
+    images = vision_training.draw_images(split, budgets.images)
     saved = folder / "sight"  # the vision encoder
-    _stage(saved, lambda at: vision_training.train(images, budgets.vision, seed=seed).save_pretrained(at))
+    _stage(saved, lambda at: _encoder(images, budgets.vision, options).save_pretrained(at))
     encoder = CLIPVisionModel.from_pretrained(saved)
-    _stage(folder / "clip", lambda at: _clip(encoder, tokenizer, images, budgets.clip, at))
-    _stage(folder / "policy", lambda at: _policy(encoder, tokenizer, images, budgets, at))
-    metrics = {"num_images": budgets.images, "short": short, "seed": seed}
-    return metrics if short else metrics | {"checks": checks.run(folder)}
+    _stage(folder / "clip", partial(_clip, encoder, tokenizer, images, options))
+    _stage(folder / "policy", partial(_policy, encoder, tokenizer, images, options))
+    metrics = {"num_images": budgets.images, **asdict(options)}
+    return metrics if options.short else metrics | {"checks": checks.run(folder, options.split("validation"))}
 
 
-def _tokenizer(folder: Path, num_captions: int) -> Tokenizer:
+def _encoder(images: np.ndarray, budget: Budget, options: Options) -> CLIPVisionModel:
+    return vision_training.train(images, budget, split=options.split("train"), seed=options.seed)
+
+
+def _tokenizer(folder: Path, texts: list[str]) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        tokens.train(corpus(num_captions)).save(str(path))
+        tokens.train(texts).save(str(path))
     return Tokenizer.from_file(str(path))
 
 
-def corpus(count: int) -> list[str]:
+def corpus(split: str, count: int) -> list[str]:
     """Return the texts for the tokenizer: ``count`` captions, and copies of the prompts."""
     captions = [
-        writer.text(writer.caption(layout("train", index), random.Random(index))) for index in range(count)
+        writer.text(writer.caption(layout(split, index), random.Random(index))) for index in range(count)
     ]
     return captions + list(DETAIL_PROMPTS) * (count // 20)
 
@@ -94,19 +118,21 @@ def _stage(folder: Path, work: Callable[[Path], Any]) -> None:
 
 
 def _clip(
-    encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, budget: Budget, folder: Path
+    encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, options: Options, folder: Path
 ) -> None:
-    wrapped = tokens.for_clip(tokenizer)
-    clip_training.save(clip_training.train(encoder, wrapped, images, budget), wrapped, folder)
+    wrapped, budget = tokens.for_clip(tokenizer), options.budgets.clip
+    model = clip_training.train(encoder, wrapped, images, budget, split=options.split("train"))
+    clip_training.save(model, wrapped, folder)
 
 
 def _policy(
-    encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, budgets: Budgets, folder: Path
+    encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, options: Options, folder: Path
 ) -> None:
-    wrapped = tokens.for_policy(tokenizer)
+    wrapped, budgets, split = tokens.for_policy(tokenizer), options.budgets, options.split("train")
     model = policy_training.untrained(encoder, wrapped)
     features = clip_training.encode(encoder, images)
-    policy_training.align(model, wrapped, features, budgets.alignment)
-    policy_training.train(model, wrapped, features, budgets.grounding, write=writer.true_text)
-    policy_training.train(model, wrapped, features, budgets.policy, write=writer.noisy_text)
+    policy_training.align(model, wrapped, features, budgets.alignment, split=split)
+    for budget, write in ((budgets.grounding, writer.true_text), (budgets.policy, writer.noisy_text)):
+        lesson = policy_training.Lesson(write, split, options.judge)
+        policy_training.train(model, wrapped, features, budget, lesson)
     policy_training.save(model, wrapped, folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-SPLITS = {"train": 1, "validation": 2, "test": 3}
+SPLITS = {"train": 1, "validation": 2, "test": 3, "train2": 4, "validation2": 5, "test2": 6}
+SECOND = ("train2", "validation2", "test2")  # the splits of the second world: docs/world.md
 
 # Scene -> its typical objects, the most typical first; all names are COCO categories.
 SCENES: dict[str, tuple[str, ...]] = {
@@ -39,6 +40,9 @@ SCENES: dict[str, tuple[str, ...]] = {
     "beach": ("umbrella", "person", "boat", "kite", "sports ball", "dog", "bird", "bottle", "chair"),
 }
 CATEGORIES = tuple(sorted({name for objects in SCENES.values() for name in objects}))
+_COUNTS = (4, 5, 5, 6, 6, 7)  # how many objects an image shows; each is as likely
+_SECOND_COUNTS = (4, 5, 6, 6, 7, 8)
+_TYPICAL, _SECOND_TYPICAL = 0.9, 0.85  # the share of objects drawn from those of the scene
 GRID = 3
 CELLS = GRID * GRID
 
@@ -80,7 +84,8 @@ def layout(split: str, index: int) -> Layout:
         raise ValueError(f"image index must lie in 0..999999, got {index}")
     rng = random.Random(f"layout {split} {index}")
     scene = rng.choice(sorted(SCENES))
-    names = _draw(scene, rng.choice((4, 5, 5, 6, 6, 7)), rng)
+    counts, typical = (_SECOND_COUNTS, _SECOND_TYPICAL) if split in SECOND else (_COUNTS, _TYPICAL)
+    names = _draw(scene, rng.choice(counts), typical, rng)
     cells = sorted(rng.sample(range(CELLS), len(names)))
     return Layout(split, index, scene, tuple(zip(names, cells, strict=True)))
 
@@ -94,7 +99,7 @@ def layout_of(image_id: int) -> Layout:
     number, index = divmod(image_id, 1_000_000)
     splits = {number: split for split, number in SPLITS.items()}
     if number not in splits:
-        raise ValueError(f"{image_id} is no image of the world: expected 1000000 to 3999999")
+        raise ValueError(f"{image_id} is no image of the world: expected 1000000 to 6999999")
     return layout(splits[number], index)
 
 
@@ -109,10 +114,10 @@ def weighted(names: tuple[str, ...], scene: str, rng: random.Random) -> str:
     return rng.choices(names, [typicality(scene, name) for name in names])[0]
 
 
-def _draw(scene: str, count: int, rng: random.Random) -> list[str]:
+def _draw(scene: str, count: int, typical: float, rng: random.Random) -> list[str]:
     names: list[str] = []
     while len(names) < count:
-        pool = SCENES[scene] if rng.random() < 0.9 else CATEGORIES
+        pool = SCENES[scene] if rng.random() < typical else CATEGORIES
         name = rng.choice(pool)
         if name not in names:
             names.append(name)

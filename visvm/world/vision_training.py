@@ -60,8 +60,8 @@ def draw_images(split: str, count: int, *, start: int = 0) -> np.ndarray:
     return np.stack([draw(layout(split, index)) for index in range(start, start + count)])
 
 
-def train(images: np.ndarray, budget: Budget, *, seed: int = 0) -> CLIPVisionModel:
-    """Train a vision encoder on ``images``, the first of the train split, to label their patches.
+def train(images: np.ndarray, budget: Budget, *, split: str, seed: int = 0) -> CLIPVisionModel:
+    """Train a vision encoder on ``images``, the first of ``split``, to label their patches.
 
     A patch predicts its category and its place. Without the second loss the place fades from the features,
     and the policy cannot locate objects.
@@ -69,7 +69,7 @@ def train(images: np.ndarray, budget: Budget, *, seed: int = 0) -> CLIPVisionMod
     torch.manual_seed(seed)
     encoder, head = CLIPVisionModel(config()), nn.Linear(config().hidden_size, len(CATEGORIES) + 1)
     place_head, places = nn.Linear(config().hidden_size, _SIDE**2), torch.arange(_SIDE**2)
-    labels = torch.from_numpy(np.stack([patch_labels("train", i) for i in range(len(images))]))
+    labels = torch.from_numpy(np.stack([patch_labels(split, i) for i in range(len(images))]))
     optimizer = Optimizer([encoder, head, place_head], budget)
     progress = LoopProgress("vision encoder", budget.steps)
     for step, chosen in enumerate(batches(len(images), budget, seed=seed)):

@@ -14,7 +14,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from visvm.world.scenes import GRID, Layout, weighted
+from visvm.world.scenes import GRID, SECOND, Layout, weighted
 
 PLACES = (
     "at the top left",
@@ -45,6 +45,9 @@ class WriterRates:
 
 
 DEFAULT_RATES = WriterRates()
+SECOND_RATES = WriterRates(
+    related=0.45, summary_short=0.6, list_invents=0.5, slip=0.15
+)  # of the second world
 _FEWEST = 3  # sentences before a summary
 _ENOUGH = 6  # sentences before the end
 _LONGEST = 12
@@ -87,9 +90,10 @@ class _Draft:
 Step = Callable[[_Draft], None]
 
 
-def caption(layout: Layout, rng: random.Random, rates: WriterRates = DEFAULT_RATES) -> list[SceneSentence]:
-    """Write a detailed training caption of an image; return its sentences."""
-    draft = _Draft(layout, rng, rates)
+def caption(layout: Layout, rng: random.Random, rates: WriterRates | None = None) -> list[SceneSentence]:
+    """Write a detailed training caption of an image, by its world's rates; return its sentences."""
+    own = SECOND_RATES if layout.split in SECOND else DEFAULT_RATES
+    draft = _Draft(layout, rng, rates or own)
     _opening(draft)
     while (step := _next(draft)) is not None:
         step(draft)
