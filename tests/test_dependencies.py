@@ -20,7 +20,7 @@ INDIRECT = {
 OPTIONAL = {"spacy"}
 """Imported where it is there: its word vectors make AMBER's similarity table, once."""
 
-TOOLS = {"pytest-timeout", "ruff", "mypy", "types-pyyaml"}
+TOOLS = {"pytest-timeout", "pytest-xdist", "ruff", "mypy", "types-pyyaml"}
 """Declared for development, and run instead of imported."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -38,7 +38,8 @@ def test_a_cluster_of_several_nodes_takes_no_path_of_one_machine(tiny_policy: Pa
 OTHER_TEXT = {
     *("device", "dtype", "prompts", "shard", "method", "methods", "sft", "size", "host"),  # words
     *("scorer", "search"),  # MODULE:NAME, which every node imports
-    *("deepspeed", "api_keys"),  # files that the driver alone reads
+    *("deepspeed", "api_keys", "questions"),  # files that the driver alone reads
+    *("endpoint", "model"),  # a server, and its name of its model
 }
 """Fields of text that are neither a path nor a model that other nodes read."""
 
