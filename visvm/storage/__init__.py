@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import unquote
 
+from visvm.storage import local
 from visvm.storage.retry import Unreachable, with_retries
 from visvm.storage.s3 import S3Store
 from visvm.storage.store import File, Store, files_below
@@ -26,20 +28,19 @@ if TYPE_CHECKING:  # pyarrow takes half a second to import: the functions that n
     from pyarrow.fs import FileSystem
 
 __all__ = ["File", "Unreachable", "with_retries"]
-LOCAL = "file://"
 T = TypeVar("T")
 
 
 def is_remote(uri: str) -> bool:
     """Return whether ``uri`` lies outside the file system of this machine."""
-    return "://" in uri and not uri.startswith(LOCAL)
+    return "://" in uri and not local.is_file_uri(uri)
 
 
 def absolute(uri: str) -> str:
     """Return the absolute path of a local file or folder, and a remote URI without its trailing slash."""
     if is_remote(uri):
         return uri.rstrip("/")
-    return os.path.abspath(os.path.expanduser(uri.removeprefix(LOCAL)))
+    return os.path.abspath(local.path_of(uri) if local.is_file_uri(uri) else os.path.expanduser(uri))
 
 
 def join(uri: str, *names: str) -> str:
@@ -47,6 +48,19 @@ def join(uri: str, *names: str) -> str:
     for name in names:
         uri = name if is_remote(name) or name.startswith("/") else f"{uri.rstrip('/')}/{name}"
     return uri
+
+
+def resolve(folder: str, name: str) -> str:
+    """Return the place that ``name``, written in a file of ``folder``, means: a URI, or a path from there.
+
+    A file: URI, or a path of which only this form exists, may have percent escapes.
+    """
+    if local.is_file_uri(name):
+        return name if "%" in name else absolute(name)
+    place = join(folder, name)
+    if "%" in name and not is_remote(place) and not exists(place) and exists(decoded := unquote(place)):
+        return decoded
+    return place
 
 
 def parent(uri: str) -> str:
@@ -71,6 +85,23 @@ def write(uri: str, data: bytes | str, *, new: bool = False) -> None:
     store, path = _at(uri)
     content = data.encode() if isinstance(data, str) else data
     with_retries(lambda: store.write(path, content, new=new), f"writing {uri}")
+
+
+def read_range(uri: str, start: int, size: int) -> bytes:
+    """Return ``size`` bytes of a file from ``start`` on, fewer at its end."""
+
+    def read_part() -> bytes:
+        with open_file(uri) as file:
+            file.seek(start)
+            return file.read(size)
+
+    return reading(uri, read_part)
+
+
+def open_file(uri: str) -> pa.NativeFile:
+    """Open a file to read from any place of it; wrap reads in ``reading``, so that they are retried."""
+    filesystem, path = _arrow(uri)
+    return filesystem.open_input_file(path)
 
 
 def is_file(uri: str) -> bool:

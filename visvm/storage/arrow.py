@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow.fs
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
+from visvm.storage import local
 from visvm.storage.retry import Unreachable
 from visvm.storage.store import File, Kind
 
@@ -56,6 +57,9 @@ class ArrowStore:
         return kinds.get(found)
 
     def walk(self, path: str, *, recursive: bool) -> Iterator[File]:
+        if isinstance(self.filesystem, LocalFileSystem):
+            yield from local.walk(path, recursive=recursive)
+            return
         selector = FileSelector(path, recursive=recursive, allow_not_found=True)
         with transient_errors():
             found = self.filesystem.get_file_info(selector)
