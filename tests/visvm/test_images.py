@@ -4,13 +4,14 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from tests.support.paths import SHARED_DATA
-from visvm.images import content_hash, decode, load
+from visvm.images import MAX_ASPECT_RATIO, content_hash, decode, from_pil, load
 
 PHOTOS = SHARED_DATA / "photos"
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -128,3 +129,77 @@ def test_real_photographs_decode() -> None:
     paths = sorted(PHOTOS.glob("*.jpg"))
     assert paths and json.loads((PHOTOS / "index.json").read_text())
     assert all(min(load(str(path)).pil.size) > 100 for path in paths)
+
+
+def tiff(values: np.ndarray, **tags: object) -> bytes:
+    return encode(Image.fromarray(values), "TIFF", tiffinfo=tags and {int(tag[1:]): x for tag, x in tags.items()})
+
+
+RAMP = np.linspace(0, 1, 16).reshape(4, 4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff(RAMP.astype(np.float32)),
+        tiff((RAMP * 65535).astype(np.uint16)),
+        tiff((RAMP * 4095).astype(np.uint16), _281=4095),
+        encode(Image.fromarray((RAMP * 65535).astype(np.uint16)), "PNG"),
+        b"P5 4 4 4095\n" + (RAMP * 4095).astype(">u2").tobytes(),
+    ],
+)
+def test_wide_values_are_scaled_to_where_their_white_is(data: bytes) -> None:
+    assert pixels(data).getextrema() == ((0, 255),) * 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (RAMP * 255).astype(np.int32),  # which of 32 bits is white?
+        (RAMP * 4095).astype(np.uint16),  # 12 bits, or a dark image?
+        (RAMP * 255).astype(np.float32),
+        (RAMP - 0.5).astype(np.float32),
+        np.where(RAMP > 0.5, np.nan, RAMP).astype(np.float32),
+    ],
+)
+def test_values_whose_white_is_not_known_are_refused(values: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="white|fill less than a quarter of 16 bits"):
+        pixels(tiff(values))
+
+
+def test_a_black_image_and_a_dark_png_stay_what_they_are() -> None:
+    assert pixels(tiff(np.zeros((4, 4), np.uint16))).getextrema() == ((0, 0),) * 3
+    dark = encode(Image.fromarray((RAMP * 4095).astype(np.uint16)), "PNG")  # PNG's white is always 65535
+    assert pixels(dark).getextrema() == ((0, 16),) * 3
+
+
+def test_pixels_of_a_caller_are_held_to_the_same() -> None:
+    assert from_pil(Image.fromarray(RAMP.astype(np.float32))).pil.getextrema() == ((0, 255),) * 3
+    for image in (Image.fromarray((RAMP * 255).astype(np.int32)), Image.new("L", (1, 60))):
+        with pytest.raises(ValueError, match=r"32-bit values|1 x 60 is longer than"):
+            from_pil(image)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1), (2, 101), (101, 2)])
+def test_a_thin_image_is_refused_before_it_is_decoded(size: tuple[int, int]) -> None:
+    data = encode(Image.new("1", size))
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]} is longer than 50 times its width"):
+        decode(data[: len(data) - 12], id="a", uri="a.png")  # its end is not read
+
+
+def test_what_processors_make_of_the_thinnest_image_is_bounded() -> None:
+    """LLaVA's processor and CLIP scale the shorter side to theirs; Qwen and the tiles bound the pixels."""
+    image = pixels(encode(Image.new("RGB", (10, 10 * MAX_ASPECT_RATIO))))
+    height, width = (round(side * 336 / min(image.size)) for side in image.size)
+    assert height * width <= 6 * 2**20
+
+
+@pytest.mark.skipif(not (SHARED_DATA / "cases").is_dir(), reason="needs the shared cases")
+@pytest.mark.parametrize("name", ["float_0_to_1", "int32_0_to_255", "uint16_12_bits"])
+def test_shared_dark_files_are_scaled_or_refused(name: str) -> None:
+    try:
+        image = load(str(SHARED_DATA / "cases" / "dark-tiff" / f"{name}.tif")).pil
+    except ValueError as error:
+        assert "white" in str(error) or "16 bits" in str(error)
+    else:
+        assert image.getextrema() == ((0, 255),) * 3
