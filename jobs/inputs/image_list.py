@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from jobs.inputs.sources import SUFFIXES, Source, check_unique, find
+from jobs.inputs.sources.base import FileSource, is_image, is_system
 from visvm import storage
 
 WILD = frozenset("*?[")
@@ -15,8 +16,8 @@ WILD = frozenset("*?[")
 def find_all(images: str | Sequence[str], *, image_root: str | None = None) -> list[Source]:
     """Return the images of every entry, sorted by id: folders, parquet, COCO json, image files, globs.
 
-    An image file's id is its name without the suffix; a glob's images are called by their path below the
-    first folder with a wildcard in it. A file that several entries name counts once.
+    An image file's id is its name; a glob's images are called by their path below the first folder with a
+    wildcard in it. A file that several entries name counts once.
 
     Raises:
         ValueError: an entry has no images or is malformed, or two images have one id.
@@ -35,7 +36,7 @@ def _entry(entry: str, image_root: str | None) -> list[Source]:
         place = storage.absolute(entry)
         if not storage.is_file(place):
             raise ValueError(f"images = {entry!r}: no such file")
-        return [Source(PurePosixPath(place).stem, place)]
+        return [FileSource(PurePosixPath(place).name, place)]
     if _is_glob(entry):
         if matches := list(_matches(storage.absolute(entry))):
             return matches
@@ -59,5 +60,5 @@ def _matches(pattern: str) -> Iterator[Source]:
     for file in storage.walk(root, recursive=len(wanted) > 1):
         names = file.name.split("/")
         is_match = len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
-        if is_match and PurePosixPath(file.name).suffix.lower() in SUFFIXES:
-            yield Source(str(PurePosixPath(file.name).with_suffix("")), storage.join(root, file.name))
+        if is_match and is_image(file.name) and not is_system(file.name):
+            yield FileSource(file.name, storage.join(root, file.name))

@@ -24,6 +24,7 @@ from jobs.capacity.preflight import check
 from jobs.pipeline.config import PipelineConfig
 from jobs.pipeline.progress import Progress
 from jobs.pipeline.stage import Stage
+from jobs.pipeline.units import keep_ids
 from jobs.runner.part_files import PartFiles
 from visvm import storage
 from visvm.schemas import ERRORS
@@ -44,7 +45,10 @@ def write_units(
     storage.delete(errors)  # units that failed in an earlier run are retried
     good = PartFiles(folder, schema, seconds=config.commit_seconds)
     bad = PartFiles(errors, ERRORS, seconds=config.commit_seconds)
-    batches = _batches(units, good.column("id"), config.batch_size)
+    done = good.column("id")
+    if len(done):
+        units = keep_ids(units, done.to_pylist(), good.column("uri").to_pylist())
+    batches = _batches(units, done, config.batch_size)
     num_todo = sum(batch.num_rows for batch in batches)
     progress = Progress(PurePath(folder).name, total=units.num_rows, done=units.num_rows - num_todo)
     attempts = start_attempt_log()

@@ -37,7 +37,7 @@ def test_captions_with_their_traces(arguments: list[str], tmp_path: Path) -> Non
     flags = ["--method", "visvm", "--temperatures", "0.5", "0.9", "--step-size", "2", "--centre", "0.1"]
     assert caption.main([*arguments, *flags]) == 0
     rows = sorted(read_rows(tmp_path / "out" / "captions"), key=lambda row: row["image_id"])
-    assert [row["image_id"] for row in rows] == [f"{i:03d}" for i in range(8)]
+    assert [row["image_id"] for row in rows] == [f"{i:03d}.png" for i in range(8)]
     assert all(pq.read_schema(path).equals(CAPTIONS) for path in parts(tmp_path / "out" / "captions"))
     for row in rows:
         assert row["method"] == "visvm"
@@ -45,7 +45,7 @@ def test_captions_with_their_traces(arguments: list[str], tmp_path: Path) -> Non
         assert all(len(step["candidates"]) == 5 for step in row["trace"])
         assert len(row["trace"]) == len(row["values"])
     errors = {row["image_id"]: row["reason"] for row in read_rows(tmp_path / "out" / "errors")}
-    assert set(errors) == {"cut", "empty", "text"} and all(errors.values())
+    assert set(errors) == {"cut.png", "empty.jpg", "text.jpg"} and all(errors.values())
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (metrics["num_captions"], metrics["num_images"], metrics["num_errors"]) == (8, 8, 3)
     assert metrics["num_value_calls"] > 0 and metrics["seconds_per_caption"] > 0
@@ -104,7 +104,7 @@ def test_captions_are_those_of_the_front_door_and_are_printed(
     images = [paths[0], str(tmp_path / "world/images/*[12].png")]
     assert caption.main(["--images", *images, "--method", "visvm", "--out", str(out), *flags]) == 0
     captioner = visvm.load()
-    expected = {Path(path).stem: captioner.caption(path, seed=3, max_sentences=4).text for path in paths}
+    expected = {Path(path).name: captioner.caption(path, seed=3, max_sentences=4).text for path in paths}
     printed = capsys.readouterr()
     lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
     assert {line["image_id"]: line["caption"] for line in lines} == expected

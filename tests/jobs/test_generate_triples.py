@@ -85,9 +85,9 @@ def rewards(out: Path) -> list[float]:
 def test_every_unit_is_one_rollout_or_one_error(finished: Path) -> None:
     rollouts = list(read_rows(finished / "rollouts"))
     assert len(rollouts) == len({row["id"] for row in rollouts}) == NUM_IMAGES * NUM_PROMPTS
-    assert {row["image_id"] for row in rollouts} == {f"{i:03d}" for i in range(NUM_IMAGES)}
+    assert {row["image_id"] for row in rollouts} == {f"{i:03d}.png" for i in range(NUM_IMAGES)}
     errors = list(read_rows(finished / "errors"))
-    assert {(row["image_id"], row["stage"]) for row in errors} == {("empty", "decode")}
+    assert {(row["image_id"], row["stage"]) for row in errors} == {("empty.jpg", "decode")}
     assert len(errors) == NUM_PROMPTS
     for folder, schema in (("rollouts", ROLLOUTS), ("triples", TRIPLES), ("errors", ERRORS)):
         assert all(pq.read_schema(path).equals(schema) for path in parts(finished / folder))

@@ -21,13 +21,13 @@ def ids(*entries: Path | str) -> list[str]:
 
 
 def test_one_file_is_enough(folder: Path) -> None:
-    assert find_all(str(folder / "a/2.jpg")) == [Source("2", str(folder / "a/2.jpg"))]
-    assert ids(folder / "x[1].png") == ["x[1]"]
+    assert find_all(str(folder / "a/2.jpg")) == [Source("2.jpg", str(folder / "a/2.jpg"))]
+    assert ids(folder / "x[1].png") == ["x[1].png"]
 
 
 def test_a_glob_names_images_below_its_first_wildcard(folder: Path) -> None:
-    assert ids(folder / "*/*.png") == ["a/1", "b/1"]
-    assert ids(folder / "b/*") == ["1"]
+    assert ids(folder / "*/*.png") == ["a/1.png", "b/1.png"]
+    assert ids(folder / "b/*") == ["1.png"]
     assert [source.uri for source in find_all(str(folder / "?/1.png"))] == [
         str(folder / "a/1.png"),
         str(folder / "b/1.png"),
@@ -35,7 +35,7 @@ def test_a_glob_names_images_below_its_first_wildcard(folder: Path) -> None:
 
 
 def test_entries_join_and_a_file_counts_once(folder: Path) -> None:
-    assert ids(folder / "a", folder / "a/2.jpg", folder / "b/deep/*.png") == ["1", "2", "3"]
+    assert ids(folder / "a", folder / "a/2.jpg", folder / "b/deep/*.png") == ["1.png", "2.jpg", "3.png"]
 
 
 @pytest.mark.parametrize(

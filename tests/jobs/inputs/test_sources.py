@@ -11,7 +11,7 @@ from jobs.caption import CaptionConfig
 from jobs.generate_triples import GenerateConfig
 from jobs.inputs.sources import Source, draw, find
 from jobs.pipeline.config import PipelineConfig
-from jobs.pipeline.units import make_units
+from jobs.pipeline.units import keep_ids, make_units, unit_id
 from tests.support import tiny
 from tests.support.paths import ROOT
 from visvm.config import load
@@ -36,14 +36,27 @@ def coco(folder: Path, names: list[str], file: str = "instances_test.json") -> P
 def test_a_folder_is_searched_through_and_other_files_ignored(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "sub/a.png", "notes.txt")
     assert find(str(tmp_path)) == [
-        Source("b", str(tmp_path / "b.JPG")),
-        Source("sub/a", str(tmp_path / "sub/a.png")),
+        Source("b.JPG", str(tmp_path / "b.JPG")),
+        Source("sub/a.png", str(tmp_path / "sub/a.png")),
     ]
 
 
-def test_files_of_a_folder_that_share_a_stem_keep_their_suffix(tmp_path: Path) -> None:
-    touch(tmp_path, "a.jpg", "a.png", "b.png")
-    assert [source.image_id for source in find(str(tmp_path))] == ["a.jpg", "a.png", "b"]
+def test_the_id_of_an_image_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
+    touch(tmp_path, "02.png")
+    alone = find(str(tmp_path))
+    touch(tmp_path, "02.jpg")
+    assert [source.image_id for source in find(str(tmp_path))] == ["02.jpg", "02.png"]
+    assert set(alone) < set(find(str(tmp_path)))
+
+
+def test_a_run_of_an_earlier_version_is_resumed_under_its_ids(tmp_path: Path) -> None:
+    touch(tmp_path, "02.png", "02.jpg", "03.png", "04.png")
+    made = make_units(load(PipelineConfig, images=str(tmp_path), out="out"))
+    prompt = {row["image_id"]: row["prompt"] for row in made.to_pylist()}
+    done = {unit_id("02", prompt["02.png"]): "02.png", unit_id("04.png", prompt["04.png"]): "04.png"}
+    kept = keep_ids(made, done, [str(tmp_path / name) for name in done.values()]).to_pylist()
+    assert [row["image_id"] for row in kept] == ["02.jpg", "02", "03.png", "04.png"]
+    assert [row["id"] in done for row in kept] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("place", ["images", "."])
@@ -87,13 +100,14 @@ def test_repeated_rows_are_one_image_but_one_id_for_two_is_an_error(tmp_path: Pa
 
 
 def test_what_cannot_be_a_source_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "notes.txt", "bad.json", "bad.parquet")
+    touch(tmp_path, "notes.txt", "bad.json")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "text.parquet")
     for name, reason in (
         ("missing", "no such file or folder"),
         (".", "cannot read"),
-        ("notes.txt", "expected a folder"),
-        ("bad.json", "not a COCO annotation file"),
+        ("notes.txt", "expected a folder, or a parquet, tar or JSON"),
+        ("bad.json", "it begins with b'bad.json'"),
         ("bad.parquet", "cannot read"),
         ("text.parquet", "expected a column uri or path or file_name or image or bytes"),
     ):
@@ -117,8 +131,12 @@ def test_a_sample_is_drawn_by_the_seed_alone() -> None:
     assert drawn == draw(sources, 10, 3) == sorted(drawn)
     assert drawn != draw(sources, 10, 4)
     assert draw(sources, None, 0) == sources
-    with pytest.raises(ValueError, match="sample = 101: there are only 100 images"):
-        draw(sources, 101, 0)
+
+
+def test_a_sample_of_more_than_there_are_is_all_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    sources = [Source("1", "1"), Source("2", "2")]
+    assert draw(sources, 3, 0) == sources
+    assert "sample = 3: there are only 2 images; all of them are taken" in caplog.text
 
 
 def units(folder: Path, **options: object) -> list[dict[str, str]]:
@@ -128,7 +146,9 @@ def units(folder: Path, **options: object) -> list[dict[str, str]]:
 def test_units_are_images_with_their_prompts(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png")
     rows = units(tmp_path, seed=2)
-    assert [(row["image_id"], row["prompt"]) for row in rows] == [(x, prompt_for(x, 2)) for x in "ab"]
+    assert [(row["image_id"], row["prompt"]) for row in rows] == [
+        (f"{x}.png", prompt_for(x, 2)) for x in "ab"
+    ]
     every = units(tmp_path, prompts="all")
     assert [row["prompt"] for row in every] == [*DETAIL_PROMPTS, *DETAIL_PROMPTS]
     assert len({row["id"] for row in every}) == 18
