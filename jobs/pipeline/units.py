@@ -25,7 +25,7 @@ def make_units(config: PipelineConfig) -> pa.Table:
     rows = [
         {"id": unit_id(source.image_id, prompt), **source._asdict(), "prompt": prompt}
         for source in drawn
-        if sources.in_shard(source, config.shard)
+        if sources.in_shard(source.seed_id, config.shard)
         for prompt in _prompts(config, source.seed_id)
     ]
     return pa.Table.from_pylist(rows, schema=UNITS)

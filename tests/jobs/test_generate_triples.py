@@ -148,7 +148,6 @@ def test_triples_are_a_rollouts_sentences_each_with_its_successor() -> None:
         (["--temperatures", "-1"], "temperatures"),
         (["--policy", "./missing"], "no such directory"),
         (["--reward", "nonsense"], "nonsense"),
-        (["--sample", "9999"], "there are only"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_2(

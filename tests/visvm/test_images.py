@@ -132,7 +132,8 @@ def test_real_photographs_decode() -> None:
 
 
 def tiff(values: np.ndarray, **tags: object) -> bytes:
-    return encode(Image.fromarray(values), "TIFF", tiffinfo=tags and {int(tag[1:]): x for tag, x in tags.items()})
+    info = {int(tag[1:]): value for tag, value in tags.items()}
+    return encode(Image.fromarray(values), "TIFF", tiffinfo=info)
 
 
 RAMP = np.linspace(0, 1, 16).reshape(4, 4)
@@ -163,7 +164,7 @@ def test_wide_values_are_scaled_to_where_their_white_is(data: bytes) -> None:
     ],
 )
 def test_values_whose_white_is_not_known_are_refused(values: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="white|fill less than a quarter of 16 bits"):
+    with pytest.raises(ValueError, match=r"white|fill less than a quarter of 16 bits"):
         pixels(tiff(values))
 
 

@@ -46,10 +46,10 @@ def draw(sources: Sequence[Source], sample: int | None, seed: int) -> list[Sourc
     return sorted(random.Random(seed).sample(list(sources), sample))
 
 
-def in_shard(source: Source, shard: str) -> bool:
+def in_shard(seed_id: str, shard: str) -> bool:
     """Return whether an image is of part I of N ("I/N"); which one follows from its id alone."""
     part, num = map(int, shard.split("/"))
-    return int(hashlib.sha256(source.seed_id.encode()).hexdigest(), 16) % num == part
+    return int(hashlib.sha256(seed_id.encode()).hexdigest(), 16) % num == part
 
 
 def _read(images: str, image_root: str | None) -> Iterator[Source]:

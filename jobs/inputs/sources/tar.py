@@ -34,5 +34,8 @@ def _members(file: str) -> Iterator[tuple[str, int, int]]:
             for member in archive:
                 if member.isfile():
                     yield member.name.removeprefix("./"), member.offset_data, member.size
+            opened.seek(archive.offset)  # where tarfile stopped, at a damaged header without a word
+            if any(opened.read(tarfile.BLOCKSIZE)):
+                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
     except tarfile.TarError as error:
         raise ValueError(f"cannot read {file}: {error}") from None
