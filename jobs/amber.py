@@ -21,6 +21,8 @@ from pydantic import Field
 
 from jobs.inputs.named_paths import named_paths
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs, stamps_of
+from visvm import storage
 from visvm.config import Config
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class AmberConfig(Config):
     similar: str | None = Field(None, description="table of similar words (default: exact words only)")
     num_resamples: int = Field(2000, ge=100, description="bootstrap resamples of the images")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
+
+    def inputs(self) -> Inputs:
+        """Return the answers, and what they are judged by."""
+        given = [*named_paths(self.answers).values(), self.amber, *([self.similar] if self.similar else [])]
+        return Inputs(free=stamps_of(map(storage.absolute, given)))
 
 
 def work(config: AmberConfig) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from pydantic import Field, field_validator
 from jobs import caption
 from jobs.caption import CaptionConfig
 from jobs.inputs.endpoint import EndpointConfig, ask, write_answers
+from jobs.inputs.stamps import model_stamps
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs, stamps_of
 from jobs.runner.part_files import read_rows
 from visvm import storage
 from visvm.config import Place
@@ -51,6 +53,11 @@ class AnswerConfig(EndpointConfig, CaptionConfig):
     prompts: str = Field(
         "{question}", description='what is asked, with {question} in it: "{question} Answer yes or no."'
     )
+
+    def inputs(self) -> Inputs:
+        """Return the questions, the images and the models; the next run may have other questions."""
+        places = [storage.absolute(self.questions), storage.absolute(self.images)]
+        return Inputs(free=stamps_of(places), fixed=model_stamps(self))
 
     @field_validator("prompts")
     @classmethod

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from jobs.inputs.caption_files import Row, parse_source, read_captions
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs, stamps_of
 from visvm import storage
 from visvm.config import Config
 from visvm.metrics.image_ids import image_key
@@ -41,6 +42,11 @@ class EvaluateConfig(Config):
     out: str = Field(description="run folder: metrics.json, table.md, table.csv")
     num_resamples: int = Field(2000, ge=100, description="bootstrap resamples of the images")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
+
+    def inputs(self) -> Inputs:
+        """Return the files that are judged, and those that they are judged by."""
+        captions = [parse_source(source)[1] for source in self.captions]
+        return Inputs(free=stamps_of([*captions, storage.absolute(self.coco)]))
 
 
 def work(config: EvaluateConfig) -> dict[str, Any]:

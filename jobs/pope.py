@@ -22,6 +22,7 @@ from pydantic import Field
 
 from jobs.inputs.named_paths import named_paths
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs, stamps_of
 from visvm import storage
 from visvm.config import Config, did_you_mean
 
@@ -46,6 +47,11 @@ class ScoreConfig(Config):
     out: str = Field(description="run folder: metrics.json")
     num_resamples: int = Field(2000, ge=100, description="bootstrap resamples of the images")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
+
+    def inputs(self) -> Inputs:
+        """Return the answers, and the questions with their labels."""
+        given = [*named_paths(self.answers).values(), storage.absolute(self.questions)]
+        return Inputs(free=stamps_of(given))
 
 
 def make(config: MakeConfig) -> dict[str, Any]:

@@ -19,8 +19,11 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from jobs import caption, finetune, generate_triples, train_value
+from jobs.inputs.image_list import find_all
 from jobs.inputs.shared_paths import SharedPaths
+from jobs.inputs.stamps import image_stamps, model_stamps
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs
 from jobs.workflow.stages import Stages, check_options
 from visvm import storage
 from visvm.config import ModelName, Place
@@ -66,6 +69,12 @@ class SelfTrainConfig(SharedPaths):
         check_options(caption.CaptionConfig, self.caption, images=self.images)
         check_options(finetune.FinetuneConfig, self.finetune, policy=self.policy, captions=("captions",))
         return self
+
+    def inputs(self) -> Inputs:
+        """Return the images and the models that it starts from."""
+        given = [place for place in (self.images, self.test_images) if place and place != "world"]
+        uris = [source.uri for place in given for source in find_all(place)]
+        return Inputs(fixed={**image_stamps(uris), **model_stamps(self)})
 
 
 def work(config: SelfTrainConfig) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from jobs.inputs.shared_paths import SharedPaths
+from jobs.inputs.stamps import training_inputs
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs
 from jobs.runtime.workers_config import WorkersConfig
 from visvm import storage
 from visvm.config import Place
@@ -43,6 +45,10 @@ class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
     def learns(self) -> Literal["values", "captions"]:
         """Return what a training example is: an image with all its sentences, or one caption."""
         return "values"
+
+    def inputs(self) -> Inputs:
+        """Return what it learns from and starts from."""
+        return training_inputs(self, "rollouts", self.rollouts)
 
 
 def work(config: TrainValueConfig) -> dict[str, Any]:

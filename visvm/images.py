@@ -101,6 +101,12 @@ def from_pil(image: Image.Image, *, id: str = "image") -> DecodedImage:
     return DecodedImage(id=id, uri="", content_hash=content_hash(pixels), pil=pil)
 
 
+def file_of(uri: str) -> str:
+    """Return the file that an image is, or is a part of."""
+    part = _PARQUET_ROW.fullmatch(uri) or _BYTES.fullmatch(uri)
+    return part["file"] if part else uri
+
+
 def content_hash(data: bytes) -> str:
     """The identity of a file's content: the first 128 bits of its SHA-256, in hex."""
     return hashlib.sha256(data).hexdigest()[:32]

@@ -7,6 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from jobs.inputs.shared_paths import SharedPaths
+from jobs.inputs.stamps import image_inputs
+from jobs.runner.inputs import Inputs
 from jobs.runner.part_files import FILE_SECONDS
 from visvm.config import ModelName, Place
 
@@ -80,6 +82,10 @@ class PipelineConfig(SharedPaths):
         if part >= num:
             raise ValueError(f"expected I/N with I from 0 to N - 1 = {num - 1}")
         return value
+
+    def inputs(self) -> Inputs:
+        """Return the images and the models; the next run may have other images."""
+        return image_inputs(self)
 
     @property
     def policy_options(self) -> dict[str, Any]:

@@ -21,10 +21,10 @@ import ray
 
 from actors.batch.fault_isolation import pack, start_attempt_log, unpack
 from jobs.capacity.preflight import check
+from jobs.pipeline.changes import take_in
 from jobs.pipeline.config import PipelineConfig
 from jobs.pipeline.progress import Progress
 from jobs.pipeline.stage import Stage
-from jobs.pipeline.units import keep_ids
 from jobs.runner.part_files import PartFiles
 from visvm import storage
 from visvm.schemas import ERRORS
@@ -34,6 +34,8 @@ def write_units(
     units: pa.Table, folder: str | Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
 ) -> int:
     """Run the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
+
+    Rows of an earlier run whose image has changed or is gone are set aside first.
 
     Return how many pieces of work were retried because the process that did them died.
 
@@ -45,9 +47,8 @@ def write_units(
     storage.delete(errors)  # units that failed in an earlier run are retried
     good = PartFiles(folder, schema, seconds=config.commit_seconds)
     bad = PartFiles(errors, ERRORS, seconds=config.commit_seconds)
+    units = take_in(units, good)
     done = good.column("id")
-    if len(done):
-        units = keep_ids(units, done.to_pylist(), good.column("uri").to_pylist())
     batches = _batches(units, done, config.batch_size)
     num_todo = sum(batch.num_rows for batch in batches)
     progress = Progress(PurePath(folder).name, total=units.num_rows, done=units.num_rows - num_todo)

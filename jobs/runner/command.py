@@ -42,6 +42,7 @@ def run(
 
     0 done (or found done), 1 failed, 2 bad usage (one line, before any work starts), 130 interrupted.
     A config with an ``out`` field gets a run folder: config.yaml, metrics.json and, last, manifest.json.
+    A run that finished is not done again, unless its config has ``inputs()`` and they have changed.
     At the end the result's path and ``next_command`` are printed. With VISVM_LOG=json logs are JSON lines.
     """
     config: ConfigT | None = None
@@ -51,7 +52,7 @@ def run(
         if is_printed:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
         with interruptible(), RunFolder.of(config) as folder:
-            if folder.complete:
+            if folder.is_done():
                 logger.info("%s is complete already; nothing to do", folder.path)
             else:
                 folder.finish(work(config))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,12 +41,16 @@ class PartFiles:
         self._next = len(parts(folder))
         self._written = time.monotonic()
 
-    def column(self, name: str) -> pa.ChunkedArray:
-        """Return one column of everything written."""
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Return some columns of everything written."""
         import pyarrow as pa
 
-        written = [storage.read_table(part, columns=[name]) for part in parts(self.folder)]
-        return pa.concat_tables([self.schema.empty_table().select([name]), *written])[name]
+        written = [storage.read_table(part, columns=names) for part in parts(self.folder)]
+        return pa.concat_tables([self.schema.empty_table().select(names), *written])
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """Return one column of everything written."""
+        return self.columns([name])[name]
 
     def add(self, rows: pa.Table) -> None:
         """Add rows of exactly the schema; write a file if enough are buffered or ``seconds`` have passed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from jobs.runner.inputs import Inputs, differences
 from jobs.runner.lock import Lock, acquire
 from visvm import storage
 from visvm.config import Config
 
-MANIFEST = "manifest.json"
+MANIFEST, INPUTS = "manifest.json", "inputs.json"
 NOT_LISTED = {".lock", "checkpoints", "tensorboard", MANIFEST}
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -31,6 +34,7 @@ class RunFolder:
     def __init__(self, path: str | None, config: Config) -> None:
         self.path = path
         self.config = config
+        self._inputs = Inputs()
         self._lock: Lock | None = None
 
     @classmethod
@@ -43,6 +47,28 @@ class RunFolder:
     def complete(self) -> bool:
         """Return whether an earlier run with this config finished here."""
         return self.path is not None and is_complete(self.path)
+
+    def is_done(self) -> bool:
+        """Return whether an earlier run finished here with the inputs of now; else note them.
+
+        They are what the method ``inputs`` of the config returns, if it has one.
+
+        Raises:
+            ValueError: an input that must not change has changed since an earlier run began.
+        """
+        if self.path is None:
+            return False
+        self._inputs = inputs = getattr(self.config, "inputs", Inputs)()
+        self._check_fixed(storage.join(self.path, INPUTS))
+        if not self.complete:
+            return False
+        manifest = storage.join(self.path, MANIFEST)
+        known = read_json(manifest).get("inputs_sha256", None if inputs.free else inputs.fingerprint)
+        if known == inputs.fingerprint:
+            return True
+        logger.info("the inputs of %s are not those of its last run: it runs again", self.path)
+        storage.delete(manifest)
+        return False
 
     def __enter__(self) -> RunFolder:
         if self.path is not None:
@@ -70,8 +96,22 @@ class RunFolder:
             return
         self._check_lock()
         write_json(storage.join(self.path, "metrics.json"), metrics)
-        manifest = {"config_sha256": _digest(self.config), "files": _files(self.path), "complete": True}
+        manifest = {
+            "config_sha256": _digest(self.config),
+            "inputs_sha256": self._inputs.fingerprint,
+            "files": _files(self.path),
+            "complete": True,
+        }
         write_json(storage.join(self.path, MANIFEST), manifest)
+
+    def _check_fixed(self, saved: str) -> None:
+        """Check that what must not change has not, since an earlier run began; note it for the next one."""
+        if storage.exists(saved) and (changed := differences(read_json(saved), self._inputs.fixed)):
+            raise ValueError(
+                f"{self.path} was begun with other inputs: {'; '.join(changed)}. Choose another --out"
+            )
+        if self._inputs.fixed:
+            write_json(saved, self._inputs.fixed)
 
     def _check_lock(self) -> None:
         if self._lock is not None and self._lock.lost:
@@ -79,8 +119,9 @@ class RunFolder:
 
     def _forget(self, path: str) -> None:
         """Leave the folder of a refused config as it was, unless results are in it already."""
-        if {file.name for file in storage.walk(path)} == {".lock", "config.yaml"}:
+        if {file.name for file in storage.walk(path)} <= {".lock", "config.yaml", INPUTS}:
             storage.delete(storage.join(path, "config.yaml"))
+            storage.delete(storage.join(path, INPUTS))
 
     def _check_config(self, path: str) -> None:
         saved = storage.join(path, "config.yaml")

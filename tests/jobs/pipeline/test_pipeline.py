@@ -160,7 +160,16 @@ def test_a_full_disk_ends_the_job_in_one_line_and_the_next_run_goes_on(
         write_units(units, out / "answers", NAMED, stages=stages, config=config)
         return {}
 
-    words = ["--images", "x", "--out", str(out), "--batch-size", "8", "--commit-seconds", "0"]
+    words = [
+        "--images",
+        str(tmp_path / "files"),
+        "--out",
+        str(out),
+        "--batch-size",
+        "8",
+        "--commit-seconds",
+        "0",
+    ]
     assert run(PipelineConfig, work, words, doc="") == 1
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
     assert "No space left on device" in line and "run the same command again" in line
