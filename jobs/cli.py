@@ -25,6 +25,7 @@ VERBS = {
     "show": "the captions, rollouts or results of a run, here or as one HTML page",
     "serve": "an endpoint that speaks OpenAI's chat completions, guided by search",
     "world": "make images of the embedded world, or train its models from scratch",
+    "check": "whether a policy is computed exactly: self-test, gradients, memory",
     "plan": "what a job needs and a cluster has: actors, memory, hours",
     "scaling": "what many GPUs would do with many images, and what limits them",
     "benchmark": "the engine against the published procedure, on random weights",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from jobs.runner.command import run
+from visvm.config import Options
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.search import METHODS, SearchConfig
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from visvm.captioner import Captioner, SentenceStream
 
-POLICY_OPTIONS = ("max_new_tokens", "top_p", "device", "dtype", "centre")
+POLICY_OPTIONS = ("max_new_tokens", "top_p", "device", "dtype", "centre", "template")
 
 
 class DescribeConfig(SearchConfig):
@@ -51,6 +52,7 @@ class DescribeConfig(SearchConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of all models")
     max_new_tokens: int = Field(512, ge=1, description="tokens per caption at most")
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
+    template: Options = Field({}, description="options of the chat template, e.g. enable_thinking=false")
     centre: float | None = Field(  # type: ignore[assignment]
         None, description="reward at which a sentence is worth nothing (default: as trained)"
     )

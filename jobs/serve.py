@@ -112,7 +112,7 @@ def _loading(config: ServeConfig) -> dict[str, str]:
 
 
 def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
-    names = ("top_p", "max_images", "max_rows", "cache_mb")
+    names = ("top_p", "max_images", "max_rows", "cache_mb", "template")
     return {"max_new_tokens": config.limits.max_tokens} | {name: getattr(config, name) for name in names}
 
 

@@ -13,6 +13,7 @@ from tests.test_house import PACKAGES, imports, sources
 INDIRECT = {
     "torchvision": "transformers' image processors",
     "accelerate": "transformers' Trainer",
+    "num2words": "transformers' SmolVLM processor",
     "rich": "captions and traces in the terminal",
 }
 """Declared, and not imported by name: what needs each."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -21,6 +21,9 @@ Place = Annotated[str, PATH_MARK]
 
 ModelName = Annotated[str, MODEL_MARK]
 """A model: "world", a directory, a URI or a hub id."""
+
+Options = Annotated[dict[str, Any], BeforeValidator(lambda value: _parse_options(value))]
+"""A mapping of options, in YAML or as "KEY=VALUE,KEY=VALUE" on the command line."""
 
 
 class Config(BaseModel):
@@ -107,6 +110,15 @@ def _set(data: dict[str, Any], item: str) -> None:
         if not isinstance(data, dict):
             raise ValueError(f"--set {item!r}: {part!r} is a value, not a section")
     data[last] = yaml.safe_load(value)
+
+
+def _parse_options(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    pairs = [item.partition("=") for item in value.split(",") if item]
+    if any(not key or not equals for key, equals, _ in pairs):
+        raise ValueError("expected KEY=VALUE, or several with commas between them")
+    return {key.strip(): yaml.safe_load(text) for key, _, text in pairs}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ class PolicyOptions:
 
     ``max_new_tokens`` bounds a whole caption; ``top_p`` and ``top_k`` (0: off) all sampling.
     ``max_images`` are open at a time, ``max_rows`` candidates written; the keys and values of both take
-    at most ``cache_mb`` MiB, if that is given.
+    at most ``cache_mb`` MiB, if that is given. ``template`` are options of the chat template, such as
+    ``{"enable_thinking": False}``.
     """
 
     max_new_tokens: int = 512
@@ -52,6 +53,7 @@ class PolicyOptions:
     max_images: int = 64
     max_rows: int = 192
     cache_mb: int | None = None
+    template: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SentenceLength(Protocol):

@@ -7,16 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
 from visvm.detokenizer import NextSentence
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
 from visvm.engine.selftest import check_once
-from visvm.families import Family, check_supported
+from visvm.families import Family
+from visvm.families.loading import load_model
 from visvm.records import Branch, Candidate, Request
 from visvm.sentences import TERMINALS, split_sentences
-from visvm.storage import mirror
 
 MIB = 2**20
 
@@ -32,7 +31,7 @@ class SharedPrefixPolicy:
     def __init__(self, model: Any, processor: Any, **options: Any) -> None:
         """``options`` are fields of ``PolicyOptions``."""
         self.options = PolicyOptions(**options)
-        self.family = Family(model.model.eval(), processor)
+        self.family = Family(model.model.eval(), processor, self.options.template)
         self.eos_ids = _eos_ids(model, self.family.tokenizer)
         self.engine = Engine(self.family, max_images=self.options.max_images)
         is_fixed = self.options.cache_mb is not None
@@ -50,10 +49,8 @@ class SharedPrefixPolicy:
         Raises:
             ValueError: the model cannot be found, is not of a supported family, or fails the self-test.
         """
-        check_supported(name)
-        name = mirror.local(name)
-        model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
-        policy = cls(model.to(device), AutoProcessor.from_pretrained(name), **options)
+        model, processor = load_model(name, dtype=dtype, device=device)
+        policy = cls(model, processor, **options)
         check_once(model.eval(), policy.engine, policy.decoder.lm_head)
         return policy
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from jobs.capacity.needs import TrainingNeeds
 from visvm.benchmark.random_models import configuration
 from visvm.benchmark.sizes import SIZES
 from visvm.engine.engine import PREFILL_BATCH
 from visvm.engine.image_store import ROUND
+from visvm.families import read_config
 from visvm.families.size import ModelSize, model_size
 from visvm.models import check_policy
 from visvm.policy import MIB
@@ -44,7 +44,7 @@ def size_of(name: str) -> ModelSize:
     name = mirror.settings(name)
     if (Path(name) / "config.json").is_file() and _is_value(Path(name)):
         return model_size(check_value_model(name).base_config)
-    return model_size(AutoConfig.from_pretrained(check_policy(name)))
+    return model_size(read_config(check_policy(name)))
 
 
 @cache

@@ -10,7 +10,7 @@ from jobs.inputs.shared_paths import SharedPaths
 from jobs.inputs.stamps import image_inputs
 from jobs.runner.inputs import Inputs
 from jobs.runner.part_files import FILE_SECONDS
-from visvm.config import ModelName, Place
+from visvm.config import ModelName, Options, Place
 
 
 class PipelineConfig(SharedPaths):
@@ -43,6 +43,7 @@ class PipelineConfig(SharedPaths):
     top_p: float = Field(
         0.9, gt=0, le=1, description="nucleus sampling: share of the probability that is kept"
     )
+    template: Options = Field({}, description="options of the chat template, e.g. enable_thinking=false")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
@@ -90,5 +91,5 @@ class PipelineConfig(SharedPaths):
     @property
     def policy_options(self) -> dict[str, Any]:
         """Return how the policy samples, and how much it does at a time."""
-        names = ("max_new_tokens", "top_p", "max_images", "max_rows", "cache_mb")
+        names = ("max_new_tokens", "top_p", "max_images", "max_rows", "cache_mb", "template")
         return {name: getattr(self, name) for name in names}

@@ -21,13 +21,17 @@ from jobs.runner.flags import parse, parse_all
 from jobs.runner.run_folder import RunFolder
 from visvm.config import Config
 
-__all__ = ["parse", "run"]
+__all__ = ["Refused", "parse", "run"]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 AGAIN = "run the same command again to resume"
 logger = logging.getLogger(__name__)
+
+
+class Refused(Exception):
+    """A negative result that was asked for: one line, no traceback, and the status of a failure."""
 
 
 def run(
@@ -40,7 +44,8 @@ def run(
 ) -> int:
     """Parse ``argv``, do the work in its run folder, and return the exit status.
 
-    0 done (or found done), 1 failed, 2 bad usage (one line, before any work starts), 130 interrupted.
+    0 done (or found done), 1 failed or ``Refused``, 2 bad usage (one line, before any work starts), 130
+    interrupted.
     A config with an ``out`` field gets a run folder: config.yaml, metrics.json and, last, manifest.json.
     A run that finished is not done again, unless its config has ``inputs()`` and they have changed.
     At the end the result's path and ``next_command`` are printed. With VISVM_LOG=json logs are JSON lines.
@@ -64,6 +69,9 @@ def run(
         out = getattr(config, "out", None)
         print(f"interrupted; {AGAIN} {out}" if out else "interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Refused as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return FAILED
     except Exception as error:
         return _fail(error)
     return DONE

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from jobs.inputs.shared_paths import SharedPaths
 from visvm.chat import ChatLimits
-from visvm.config import Config, ConfigT, ModelName
+from visvm.config import Config, ConfigT, ModelName, Options
 from visvm.fetch import Limits
 from visvm.models import check_policy, check_reward, check_value, default_value, resolve
 from visvm.plugins import check_scorer_name
@@ -69,6 +69,7 @@ class ServeConfig(SharedPaths):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of all models")
     top_p: float = Field(0.9, gt=0, le=1, description="nucleus of all sampling")
+    template: Options = Field({}, description="options of the chat template, e.g. enable_thinking=false")
     max_images: int = Field(64, ge=1, description="captions in flight per policy replica")
     max_rows: int = Field(192, ge=1, description="candidates written at a time per policy replica")
     cache_mb: int | None = Field(None, ge=1, description="MiB for keys and values")

@@ -14,12 +14,13 @@ from visvm.engine.tree_packing import TokenTree, pack_trees
 from visvm.families.size import model_size
 from visvm.policy import SharedPrefixPolicy
 from visvm.value import VisionValueModel
+from visvm.value.gradient_check import followed_by
 
 # Windows shorter than an image, and models whose windows are longer than all of a text.
 SHORT = {
     f"{name}, short windows": name for name in ("gemma3", "gemma4", "aya_vision", "paligemma", "mistral3")
 }
-CASES = [*(set(tiny_families.MAKERS) - {"smolvlm"}), *SHORT]
+CASES = [*tiny_families.MAKERS, *SHORT]
 NUM_TOKENS = 16
 
 
@@ -67,24 +68,14 @@ def test_three_sentences_equal_one_uncached_forward(policy: SharedPrefixPolicy) 
             assert log_probs == pytest.approx(expected, abs=0.02)
 
 
-def followed_by(family: Any, inputs: dict[str, Any], tokens: list[int]) -> dict[str, Any]:
-    """A conversation with text tokens behind it, as one batch for the whole model."""
-    out = dict(inputs)
-    more = torch.tensor([tokens])
-    fill = {"attention_mask": 1, "token_type_ids": int(family.prompt_in_prefix)}
-    for key, value in inputs.items():
-        if value.shape == inputs["input_ids"].shape and not value.is_floating_point():
-            row = more if key == "input_ids" else torch.full_like(more, fill.get(key, 0))
-            out[key] = torch.cat([value, row], dim=1)
-    return out
-
-
 def plain_log_prob(policy: SharedPrefixPolicy, request: Any, tokens: list[int], firsts: list[int]) -> float:
     family = policy.family
     inputs = family.inputs(request.image, request.prompt)
     start = inputs["input_ids"].shape[1]
     with torch.no_grad():
-        hidden = family.base(**followed_by(family, inputs, tokens), use_cache=False).last_hidden_state
+        hidden = family.base(
+            **followed_by(inputs, tokens, prompt_in_prefix=family.prompt_in_prefix), use_cache=False
+        ).last_hidden_state
         logits = policy.decoder.lm_head(hidden[0, start - 1 : -1])
     for token in policy.eos_ids:  # never the first token of a step
         logits[firsts, token] = float("-inf")
@@ -119,7 +110,7 @@ def test_gradients_of_packed_texts_equal_one_forward_a_text(folder: str) -> None
 
 
 def plain_value(model: VisionValueModel, inputs: dict[str, Any], text: list[int]) -> torch.Tensor:
-    given = followed_by(model.family, inputs, text)
+    given = followed_by(inputs, text, prompt_in_prefix=model.family.prompt_in_prefix)
     given = {key: x.double() if x.is_floating_point() else x for key, x in given.items()}
     return model.head(model.base(**given, use_cache=False).last_hidden_state[0, -1])
 

@@ -6,28 +6,47 @@ from typing import Any
 
 from transformers import AutoConfig
 
+from visvm.families import adapters
 from visvm.families.base import Family, Inputs
 from visvm.families.table import FAMILIES, REFUSED, refusal
 from visvm.storage import mirror
 
-__all__ = ["FAMILIES", "Family", "Inputs", "check_supported"]
+__all__ = ["FAMILIES", "Family", "Inputs", "UnsupportedModel", "check_supported", "read_config"]
+
+
+class UnsupportedModel(ValueError):
+    """A model that can be read, but is not (known to be) computed exactly."""
 
 
 def check_supported(config: Any) -> str:
-    """Return the model type of a config object, directory or hub id.
+    """Return the model type of a config object, directory or hub id; of an adapter, that of its base.
 
     Raises:
-        ValueError: the model cannot be found, is not of a supported family, or cannot be exact.
+        ValueError: the model cannot be found.
+        UnsupportedModel: it is not of a supported family, or cannot be exact.
     """
     if isinstance(config, str):
-        try:
-            config = AutoConfig.from_pretrained(mirror.settings(config))
-        except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"cannot read a model at {config!r}: {str(error).splitlines()[0]}") from None
-    name = config.model_type
+        config = read_config(config)
+    name: str = config.model_type
     if name in FAMILIES and (reason := refusal(config)):
-        raise ValueError(f"model type {name!r} is not supported: {reason}")
+        raise UnsupportedModel(f"model type {name!r} is not supported: {reason}")
     if name not in FAMILIES:
         reason = REFUSED.get(name, "it was never compared with transformers' own generate")
-        raise ValueError(f"model type {name!r} is not supported ({reason}); supported: {', '.join(FAMILIES)}")
+        raise UnsupportedModel(
+            f"model type {name!r} is not supported ({reason}); supported: {', '.join(FAMILIES)}"
+        )
     return name
+
+
+def read_config(name: str) -> Any:
+    """Return the configuration of a directory or hub id; of an adapter, that of its base.
+
+    Raises:
+        ValueError: the model cannot be found.
+    """
+    base = adapters.base_of(name)
+    try:
+        return AutoConfig.from_pretrained(mirror.settings(base or name))
+    except (OSError, ValueError, KeyError) as error:
+        what = f"{name!r}, whose base is {base!r}" if base else repr(name)
+        raise ValueError(f"cannot read a model at {what}: {str(error).splitlines()[0]}") from None

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from jinja2.meta import find_undeclared_variables
 from PIL import Image
 from torch import Tensor, nn
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from visvm.engine.attention import recording, use_row_attention
 from visvm.engine.kv import Layout
@@ -25,6 +27,8 @@ Inputs = dict[str, Tensor]  # one image as its processor gives it: a batch of on
 Record = Callable[[Sequence[int], int, Tensor, Tensor], None]
 BLANK = DecodedImage("", "", "", Image.new("RGB", (112, 112)))
 PROBE = "Describe."
+# Variables of chat templates that are not the user's to set.
+OURS = {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
 
 
 class Family:
@@ -35,6 +39,7 @@ class Family:
         self.base: Any = base
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.template = dict(template or {})
+        check_template(processor.chat_template, self.template)
         self.language_model: Any = self.base.get_decoder()
         config = self.base.config
         self.image_token_id: int = getattr(config, "image_token_id", None) or config.image_token_index
@@ -163,7 +168,7 @@ class Family:
         """
         ends: list[Any] = [None] * len(inputs)
         for members in _alike(inputs):
-            batch = self._to_device(
+            batch = self.to_device(
                 {key: torch.cat([inputs[i][key] for i in members]) for key in inputs[members[0]]}
             )
 
@@ -177,7 +182,8 @@ class Family:
                 ends[i] = following[row], hidden[row, -1]
         return ends
 
-    def _to_device(self, inputs: Inputs) -> Inputs:
+    def to_device(self, inputs: Inputs) -> Inputs:
+        """Return inputs on the model's device, numbers in its type."""
         weight = self.base.get_input_embeddings().weight
         return {
             key: x.to(weight.device, weight.dtype if x.is_floating_point() else x.dtype)
@@ -202,6 +208,24 @@ class Family:
         """Return what the language model takes for tokens [R, L] at rotary positions [R, L]."""
         axes = positions.expand(3, -1, -1) if self.has_position_axes else positions
         return {"input_ids": tokens, "position_ids": axes, "attention_mask": _no_mask(tokens.device)}
+
+
+def check_template(chat_template: Any, options: Mapping[str, Any]) -> None:
+    """Check that a chat template reads these options: it would ignore others in silence.
+
+    Raises:
+        ValueError: naming the option, and those that the template reads.
+    """
+    if not options:
+        return
+    source = chat_template.get("default") if isinstance(chat_template, dict) else chat_template
+    if source is None:
+        raise ValueError(f"template option {next(iter(options))!r}: the model has no chat template")
+    read = find_undeclared_variables(_compile_jinja_template(source).environment.parse(source)) - OURS
+    for name in options:
+        if name not in read:
+            known = ", ".join(sorted(read)) or "none"
+            raise ValueError(f"template option {name!r} is not read by the chat template; it reads {known}")
 
 
 def _no_mask(device: torch.device) -> Tensor:

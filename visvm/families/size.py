@@ -26,6 +26,7 @@ IMAGE_TOKENS = {
     "gemma4": 280,
     "internvl": 3328,
     "idefics3": 2197,
+    "smolvlm": 1105,
     "mistral3": 414,
     "glm4v": 391,
     "glm4v_moe": 391,

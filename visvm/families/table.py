@@ -17,6 +17,7 @@ FAMILIES = (
     "gemma4",
     "internvl",
     "idefics3",
+    "smolvlm",
     "mistral3",
     "glm4v",
     "glm4v_moe",

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from visvm.config import Config
+from visvm.config import Config, Options
 
 
 class TDConfig(Config):
@@ -79,6 +79,7 @@ class SftConfig(TrainingConfig):
         0.25, gt=0, description="a checkpoint every so many steps, or (below 1) share of the run"
     )
     seed: int = Field(0, description="order of the captions")
+    template: Options = Field({}, description="options of the chat template, e.g. enable_thinking=false")
 
 
 def read_deepspeed(config: dict[str, Any] | str | None) -> dict[str, Any] | None:

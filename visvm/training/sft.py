@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from visvm import storage
-from visvm.families import Family, check_supported
-from visvm.storage import mirror
+from visvm.families import Family
+from visvm.families.loading import load_model
 from visvm.training.captions import CaptionExample, Captions, Collator, split
 from visvm.training.config import SftConfig, read_deepspeed
 
@@ -71,11 +71,9 @@ def _deepspeed(config: SftConfig) -> dict[str, Any] | None:
 
 def load_policy(name: str) -> tuple[Any, Any]:
     """Load (model in float32, processor) of a supported family."""
-    check_supported(name)
-    folder = mirror.local(name)
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    model, processor = load_model(name)
     model.config.name_or_path = name  # for the model card
-    return model, AutoProcessor.from_pretrained(folder)
+    return model, processor
 
 
 class PolicyTrainer(Trainer):
@@ -100,7 +98,7 @@ def build_trainer(
 ) -> Trainer:
     """Return a Trainer for policy ``name``. Create ``arguments`` first: ZeRO-3 changes how models load."""
     model, processor = load_policy(name)
-    family = Family(model.model, processor)
+    family = Family(model.model, processor, config.template)
     family.vision.requires_grad_(config.train_vision)
     train, held = (Captions(part, family) for part in split(examples, config.held_out))
     arguments.eval_strategy = "epoch" if len(held) else "no"

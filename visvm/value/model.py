@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -103,15 +102,15 @@ class VisionValueModel(PreTrainedModel):
         Raises:
             ValueError: the policy cannot be found, or is not of a supported family.
         """
-        check_supported(name)
-        folder = mirror.local(name)
-        policy = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, dtype))
+        from visvm.families.loading import load_model  # it imports AutoModel, which imports this module
+
+        policy, processor = load_model(name, dtype=dtype)
         # A copy: a config that takes in another resets its choice of attention.
         own = VisionValueConfig(base_config=policy.config.to_dict(), **config)
         model = cls(own, base=policy.model)
         nn.init.zeros_(model.head.weight)
         nn.init.zeros_(model.head.bias)
-        return model.with_processor(AutoProcessor.from_pretrained(folder))
+        return model.with_processor(processor)
 
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> VisionValueModel:  # type: ignore[override]

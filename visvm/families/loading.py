@@ -1,0 +1,42 @@
+"""Load a vision-language model and its processor: as saved, quantised, or with a LoRA adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from visvm.families import adapters, check_supported
+from visvm.storage import mirror
+
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> tuple[Any, Any]:
+    """Return (model, processor) of a directory (local, or a URI) or hub id.
+
+    The directory of a LoRA adapter stands for its base with the adapter merged. Quantised weights
+    (bitsandbytes, torchao) stay quantised; ``dtype`` is that of all others.
+
+    Raises:
+        ValueError: the model cannot be found, or is not of a supported family.
+    """
+    check_supported(name)
+    folder = mirror.local(name)
+    base = adapters.base_of(folder)
+    source = folder if base is None else mirror.local(base)
+    placed = {"device_map": {"": device}} if is_quantised(source) else {}
+    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **placed)
+    if base is not None:
+        model = adapters.attach(model, folder)
+    if not placed and device != "cpu":
+        model = model.to(device)
+    has_own = base is None or any(Path(folder, file).is_file() for file in PROCESSOR_FILES)
+    return model, AutoProcessor.from_pretrained(folder if has_own else source)
+
+
+def is_quantised(name: str) -> bool:
+    """Return whether a model's weights were saved quantised."""
+    return getattr(AutoConfig.from_pretrained(name), "quantization_config", None) is not None
