@@ -131,6 +131,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
         seconds=config.seconds,
         max_body_bytes=config.fetch.max_bytes * 4 // 3 + BODY_BESIDE_IMAGE,
         key_hashes=read_keys(config.api_keys),
+        cors_origins=config.cors_origins,
     )
 
 

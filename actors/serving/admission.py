@@ -35,7 +35,7 @@ class AdmissionMiddleware:
             self._check(scope)
             with self.service.admitted() if scope["method"] == "POST" else nullcontext():
                 body = await self._body(receive)
-                await self.app(scope, _replayed(body, receive), send)
+                await self.app(scope, replayed(body, receive), send)
         except ChatError as error:  # from here; the application answers its own errors
             await respond(error)(scope, receive, send)
 
@@ -77,7 +77,7 @@ class AdmissionMiddleware:
         return ChatError(413, f"a request may have at most {self.settings.max_body_bytes} bytes")
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def replayed(body: bytes, receive: Receive) -> Receive:
     """Return a ``receive`` that gives the body that was read, then whatever follows it."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -10,10 +10,12 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from actors.serving import page
 from actors.serving.admission import AdmissionMiddleware, respond
 from actors.serving.http_metrics import MetricsMiddleware
+from actors.serving.normalize import NormalizeMiddleware
 from actors.serving.service import ChatService
 from visvm.chat import (
     DONE,
@@ -23,6 +25,7 @@ from visvm.chat import (
     ChatRequest,
     Reply,
     Step,
+    find_model,
     invalid,
     model_list,
     sse,
@@ -36,6 +39,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "no such model"},
     408: {"description": "the request's body took too long to arrive"},
     413: {"description": "the request or its image is too large"},
+    415: {"description": "the body is not JSON, or is compressed in an unknown way"},
     503: {"description": "too many requests, or the models are being replaced: try again later"},
     504: {"description": "not done before the deadline"},
 }
@@ -43,9 +47,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 def make_app(service: ChatService) -> FastAPI:
     """Return the application that serves ``service``."""
+    settings = service.settings
     app = FastAPI(title="visvm", docs_url=None, redoc_url=None)
+    # The one added last is the outermost: pages of other origins see refusals too.
+    app.add_middleware(NormalizeMiddleware, max_bytes=settings.max_body_bytes)  # type: ignore[arg-type]
     app.add_middleware(AdmissionMiddleware, service=service)  # type: ignore[arg-type]
     app.add_middleware(MetricsMiddleware, metrics=service.metrics)  # type: ignore[arg-type]
+    if settings.cors_origins:
+        origins = list(settings.cors_origins)
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_exception_handler(ChatError, _on_chat_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -64,6 +74,11 @@ def _add_routes(app: FastAPI, service: ChatService) -> None:
     async def models() -> dict[str, Any]:
         """List the models, and the methods of policy+search with the default first."""
         return model_list(service.settings.methods)
+
+    @app.get("/v1/models/{name:path}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    async def model(name: str) -> dict[str, Any]:
+        """Describe one model."""
+        return find_model(name, service.settings.methods)
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:
@@ -162,7 +177,9 @@ async def _on_invalid(_: Request, error: Exception) -> Response:
 
 async def _on_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return respond(ChatError(error.status_code, str(error.detail)))
+    response = respond(ChatError(error.status_code, str(error.detail)))
+    response.headers.update(error.headers or {})  # Allow, of a 405
+    return response
 
 
 async def _on_bug(_: Request, error: Exception) -> Response:

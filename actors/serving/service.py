@@ -32,6 +32,7 @@ class Settings:
     seconds: float
     max_body_bytes: int
     key_hashes: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
 
 
 @dataclass

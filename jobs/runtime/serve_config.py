@@ -90,6 +90,9 @@ class ServeConfig(SharedPaths):
         60, gt=0, description="seconds for one step of the engine before it counts as stuck"
     )
     api_keys: str | None = Field(None, description=f"file of API keys, one per line; or set {KEYS}=KEY,KEY")
+    cors_origins: tuple[str, ...] = Field(
+        (), description='origins whose pages may call the API, like "https://app.example.org"; "*": any'
+    )
     ingress_replicas: int = Field(1, ge=1, description="processes that serve HTTP")
     ingress_cpus: float = Field(0.25, ge=0, description="logical CPUs of each ingress")
     policy_scale: Scale = Field(

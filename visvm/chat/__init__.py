@@ -14,7 +14,7 @@ from visvm.chat.request import (
     search_of,
     served_methods,
 )
-from visvm.chat.response import DONE, CaptionResult, Event, Reply, Step, model_list, sse
+from visvm.chat.response import DONE, CaptionResult, Event, Reply, Step, find_model, model_list, sse
 
 __all__ = [
     "DONE",
@@ -27,6 +27,7 @@ __all__ = [
     "Event",
     "Reply",
     "Step",
+    "find_model",
     "invalid",
     "model_list",
     "read_spec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 
@@ -33,5 +34,12 @@ class ChatError(Exception):
 def invalid(problems: Sequence[Any]) -> ChatError:
     """Return the error for pydantic's findings (``ValidationError.errors()``), without the values."""
     first = problems[0]
-    where = ".".join(ascii(part).strip("'")[:40] for part in first["loc"] if part != "body") or None
-    return ChatError(400, f"{where or 'body'}: {first['msg']}", param=where)
+    # The type of a part is told by its field, which has the same name.
+    names = [name for name, _ in groupby(ascii(part).strip("'")[:40] for part in first["loc"])]
+    where = ".".join(name for name in names if name != "body") or None
+    what = first["msg"]
+    if first["type"] == "union_tag_invalid":  # pydantic's message repeats what was given
+        what = f"expected a type of {first['ctx']['expected_tags']}"
+    elif first["type"] == "union_tag_not_found":
+        what = "expected an object with a type"
+    return ChatError(400, f"{where or 'body'}: {what}", param=where)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from visvm.chat.errors import ChatError
 from visvm.config import Config
@@ -16,6 +16,17 @@ from visvm.search.draft import TEMPERATURES
 
 MODELS = ("policy", "policy+search")
 LOWEST_TEMPERATURE = 0.01  # logits are divided by the temperature; a lower one means greedy
+# Fields of OpenAI's that change the answer and are not served, with the values that change nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "functions": ([],),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"], []),
+    "audio": (),
+}
 Temperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=2)]
 
 
@@ -35,11 +46,15 @@ class ImageURL(BaseModel):
     url: str = Field(min_length=1)
 
 
+def _as_url(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 class ImagePart(BaseModel):
-    """The image part of a message."""
+    """The image part of a message; its URL may also be given as a string."""
 
     type: Literal["image_url"]
-    image_url: ImageURL
+    image_url: Annotated[ImageURL, BeforeValidator(_as_url, json_schema_input_type=ImageURL | str)]
 
 
 class TextPart(BaseModel):
@@ -56,11 +71,24 @@ class TextPart(BaseModel):
         return value
 
 
+Parts = list[Annotated[ImagePart | TextPart, Field(discriminator="type")]]
+
+
+def _as_parts(value: Any) -> Any:
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list | None):
+        raise ValueError("expected a string or a list of parts")
+    return value
+
+
 class Message(BaseModel):
-    """One turn of a conversation; the endpoint accepts exactly one, by the user."""
+    """One turn of a conversation; its content may also be given as a string."""
 
     role: str
-    content: str | list[Annotated[ImagePart | TextPart, Field(discriminator="type")]] | None = None
+    content: Annotated[
+        Parts | None, BeforeValidator(_as_parts, json_schema_input_type=Parts | str | None)
+    ] = None
 
 
 class StreamOptions(BaseModel):
@@ -85,9 +113,9 @@ class SearchOptions(SearchConfig):
 
 
 class ChatRequest(BaseModel):
-    """The body of POST /v1/chat/completions. OpenAI's other fields are ignored."""
+    """The body of POST /v1/chat/completions. Of OpenAI's other fields, ``UNSUPPORTED`` are refused."""
 
-    model_config = ConfigDict(allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False, extra="allow")
 
     model: str = Field(json_schema_extra={"enum": list(MODELS)})
     messages: list[Message] = Field(min_length=1)
@@ -120,6 +148,7 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
     Raises:
         ChatError: it asks for something that is not served, or exceeds ``limits``.
     """
+    _check_fields(request.model_extra or {})
     options = request.visvm or SearchOptions.model_validate({})
     url, prompt = _read_messages(request.messages, limits)
     method, search = _read_method(request, options, methods)
@@ -140,12 +169,17 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
     )
 
 
+def _check_fields(extra: dict[str, Any]) -> None:
+    for name, neutral in UNSUPPORTED.items():
+        if extra.get(name) is not None and extra[name] not in neutral:
+            raise ChatError(400, f"{name} is not supported", param=name, code="unsupported_parameter")
+
+
 def _read_messages(messages: Sequence[Message], limits: ChatLimits) -> tuple[str, str]:
     """Return (the URL of the image, the prompt)."""
     if len(messages) != 1 or messages[0].role != "user":
         raise ChatError(400, "exactly one message is supported, of role user", param="messages")
-    content = messages[0].content
-    parts = content if isinstance(content, list) else []
+    parts = messages[0].content or []
     urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
     if len(urls) != 1:
         raise ChatError(400, "exactly one image_url part is supported", param="messages")
@@ -161,8 +195,7 @@ def _read_method(
 ) -> tuple[str, SearchConfig]:
     """Return (the search method, its options)."""
     if request.model not in MODELS:
-        what = f"no such model; expected one of {', '.join(MODELS)}"
-        raise ChatError(404, what, param="model", code="model_not_found")
+        raise no_such_model()
     search = SearchConfig(**{name: getattr(options, name) for name in SearchConfig.model_fields})
     if request.model == "policy":
         temperature = request.temperature or 0.0
@@ -174,6 +207,12 @@ def _read_method(
         what = f"visvm.method: this server has {', '.join(methods)}"
         raise ChatError(400, what, param="visvm.method")
     return method, search
+
+
+def no_such_model() -> ChatError:
+    """Return the error for a model that is not served."""
+    what = f"no such model; expected one of {', '.join(MODELS)}"
+    return ChatError(404, what, param="model", code="model_not_found")
 
 
 def _check_candidates(method: str, search: SearchConfig, n: int, limits: ChatLimits) -> None:

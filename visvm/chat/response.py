@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visvm.chat.errors import ChatError
-from visvm.chat.request import MODELS
+from visvm.chat.request import MODELS, no_such_model
 from visvm.records import Caption
 
 Row = dict[str, Any]
@@ -133,6 +133,14 @@ def model_list(methods: Sequence[str]) -> Row:
     extra: dict[str, Row] = {"policy": {}, "policy+search": {"visvm": {"methods": list(methods)}}}
     models = [{"id": name, "object": "model", "created": 0, "owned_by": "visvm"} for name in MODELS]
     return {"object": "list", "data": [model | extra[str(model["id"])] for model in models]}
+
+
+def find_model(name: str, methods: Sequence[str]) -> Row:
+    """Return the body of GET /v1/models/{name}; ``ChatError`` 404 if there is no such model."""
+    for model in model_list(methods)["data"]:
+        if model["id"] == name:
+            return model
+    raise no_such_model()
 
 
 def sse(data: Row | str) -> bytes:
