@@ -27,6 +27,7 @@ from jobs.runtime.serve_config import Models, Scale, ServeConfig, find_models, r
 from visvm import storage
 from visvm.config import load
 from visvm.models import is_local, is_world
+from visvm.scorers import is_head
 
 NAME = "visvm"
 METRICS_SECONDS = 2
@@ -48,10 +49,11 @@ def build(args: dict[str, Any]) -> Application:
     config = load(ServeConfig, **args)
     ray_setup.check_paths(config)
     models, loading = find_models(config), _loading(config)
-    scorers = _scorers(config, models, loading)
+    scorers, heads = _scorers(config, models, loading), _heads(config, models)
     policy = _scaled(deployments.PolicyDeployment, config.policy_scale, config, room=config.max_images).bind(
         _policy_keywords(config) | loading | {"name": models.policy},
         scorers,
+        heads=heads,
         max_pixels=config.max_pixels,
         patience=config.patience,
     )
@@ -62,7 +64,7 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=8 * config.max_requests,
         graceful_shutdown_timeout_s=config.seconds,
     )
-    return ingress.bind(policy, _settings(config, ["none", *scorers]))
+    return ingress.bind(policy, _settings(config, ["none", *scorers, *heads]))
 
 
 def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> dict[str, Any]:
@@ -73,9 +75,10 @@ def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> di
         scale, room = config.value_scale, 4 * deployments.BATCH
         own = _scaled(deployments.OwnScorerDeployment, scale, config, room=room)
         return dict.fromkeys(("value", "reward"), own.bind(config.scorer, max_images=config.max_images))
-    reward = {"name": models.reward, **loading} if models.reward else None
+    heads = _heads(config, models)
+    reward = {"name": models.reward, **loading} if models.reward and "reward" not in heads else None
     scorers = {}
-    if models.value:
+    if models.value and "value" not in heads:
         value = {"name": models.value, "centre": config.centre, "cache_mb": config.value_cache_mb, **loading}
         needs, beside = ("value", None) if models.predict == "value" else ("reward+future", reward)
         app = _scaled(deployments.ValueDeployment, config.value_scale, config, room=4 * deployments.BATCH)
@@ -84,6 +87,16 @@ def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> di
         app = _scaled(deployments.RewardDeployment, config.reward_scale, config, room=4 * deployments.BATCH)
         scorers["reward"] = app.bind(reward, max_images=config.max_images)
     return scorers
+
+
+def _heads(config: ServeConfig, models: Models) -> dict[str, dict[str, Any]]:
+    """Return the heads on the policy's own states, which need no deployment, by what a search needs."""
+    named = {"value": models.value, "reward": models.reward}
+    return {
+        needs: {"name": name, "centre": config.centre}
+        for needs, name in named.items()
+        if name and is_head(name)
+    }
 
 
 def _scaled(deployment: Any, scale: Scale, config: ServeConfig, *, room: int) -> Any:
@@ -141,8 +154,11 @@ def _demands(config: ServeConfig, models: Models) -> list[Demand]:
 
     is_gpu = _loading(config)["device"] == "cuda"
     scales = {"policy": config.policy_scale}
-    scales |= {"reward": config.reward_scale} if models.reward else {}
-    scales |= {"value": config.value_scale} if models.value or config.scorer else {}
+    heads = _heads(config, models)
+    scales |= {"reward": config.reward_scale} if models.reward and "reward" not in heads else {}
+    scales |= (
+        {"value": config.value_scale} if config.scorer or (models.value and "value" not in heads) else {}
+    )
     replicas = [
         Demand(
             name,

@@ -3,6 +3,10 @@
     visvm train-value --policy world --rollouts runs/triples --out runs/value
     visvm train-value --policy llava-hf/llava-v1.6-mistral-7b-hf --rollouts runs/triples \\
         --num-workers 8 --bf16 --gradient-checkpointing --deepspeed cluster/deepspeed_zero3.json --out runs/7b
+    visvm train-value --kind head --policy world --rollouts runs/triples --out runs/head
+
+A head reads the states that the policy computes anyway: no second network, and no training on a GPU. Actors
+(--num-workers) read the rollouts again with the policy; the weights follow in closed form.
 
 The result, OUT/model, is what --value takes. OUT/curve.jsonl and OUT/tensorboard grow while it trains.
 If it is interrupted, the same command resumes from the last checkpoint, and the weights are those of a run
@@ -57,7 +61,7 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
     import ray.train
 
     from jobs.inputs.rollouts import rollout_files
-    from jobs.runtime import ray_setup, workers
+    from jobs.runtime import head_training, ray_setup, workers
     from jobs.runtime.value_worker import train
     from visvm import models
 
@@ -68,6 +72,8 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
         "out": storage.absolute(config.out),
     }
     ray_setup.start(config)
+    if config.kind == "head":
+        return head_training.train(config.model_copy(update=resolved), files)
     return workers.fit(
         train,
         config.model_copy(update=resolved),

@@ -50,8 +50,11 @@ class ScorerOptions:
     loading: Mapping[str, str]
     centre: float | None = None
 
-    def load(self, needs: Needs) -> Scorer | None:
-        """Return a new scorer for a search that ``needs`` one; ValueError if a model is missing."""
+    def load(self, needs: Needs, policy: Policy) -> Scorer | None:
+        """Return a new scorer for a search that ``needs`` one; ValueError if a model is missing.
+
+        Heads read the states of ``policy``.
+        """
         reward = value = None
         if "reward" in needs:
             name = models.check_reward(self.reward, policy=self.policy)
@@ -60,7 +63,7 @@ class ScorerOptions:
             predict = "value" if needs == "value" else "future"
             name = models.check_value(self.value, policy=self.policy, predict=predict)
             value = {"name": name, "centre": self.centre, **self.loading}
-        return load_scorer(needs, reward=reward, value=value)
+        return load_scorer(needs, reward=reward, value=value, policy=policy)
 
 
 class Captioner:
@@ -165,7 +168,7 @@ class Captioner:
         if self.scorer is not None:
             return None if isinstance(method, str) and needs == "none" and ":" not in method else self.scorer
         if needs not in self._scorers:
-            self._scorers[needs] = self.options.load(needs)
+            self._scorers[needs] = self.options.load(needs, self.policy)
         return self._scorers[needs]
 
     def _decode(self, image: ImageLike) -> DecodedImage:
@@ -230,9 +233,10 @@ def load(
     """Return a captioner with its policy loaded; models are "world", directories, s3:// URIs or hub ids.
 
     ``value`` is the value model of method "visvm" (default: the world's, for its policy), ``reward`` the
-    CLIP or SigLIP of "prm" and others ("auto": the one that fits the policy), ``scorer`` an object of your
-    own that replaces both. ``options``: device ("auto", "cpu", "cuda"), dtype ("auto", "float32", ...),
-    centre (see ``ValueScorer``), and fields of ``PolicyOptions`` (max_new_tokens, top_p, ...).
+    CLIP or SigLIP of "prm" and others ("auto": the one that fits the policy); both may be a head on the
+    policy's own states. ``scorer`` is an object of your own that replaces both. ``options``: device ("auto",
+    "cpu", "cuda"), dtype ("auto", "float32", ...), centre (see ``ValueScorer``), and fields of
+    ``PolicyOptions`` (max_new_tokens, top_p, ...).
 
     Raises:
         ValueError: a model cannot be found or does not fit, or an option is unknown.
@@ -261,9 +265,7 @@ def is_of_world(image: DecodedImage) -> bool:
 
 
 def _check_value(value: str, policy: str) -> None:
-    from visvm.value import check_value_model
-
-    predict = check_value_model(models.resolve(value, "value")).predict
+    predict = models.predicts(models.resolve(value, "value"))
     models.check_value(value, policy=policy, predict=predict)
 
 

@@ -22,7 +22,8 @@ class TreeBranch:
 
     ``suffix`` are that text's keys and values (one row), ``state`` [hidden] the last
     hidden state, from which the next token is drawn. ``num_prompt_tokens`` are those of image and prompt.
-    ``proposed`` keeps what going on from a candidate needs, so that nothing is computed twice.
+    ``proposed`` keeps what going on from a candidate needs, so that nothing is computed twice, and
+    ``states`` the last hidden state of each candidate sentence, by its tokens.
     """
 
     request: Request
@@ -35,6 +36,7 @@ class TreeBranch:
     sentences: tuple[str, ...] = ()
     ended: bool = False
     proposed: dict[tuple[int, ...], tuple[KV, Tensor]] = field(default_factory=dict, repr=False)
+    states: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class PendingCandidate:
         log_prob = sum(self.log_probs[: num_tokens + (reason == "stop")])
         ids = tuple(self.tokens[:num_tokens])
         self.done = Candidate(text, ids, reason, self.temperature, log_prob)
+        # Of a candidate cut by its length, the state behind its last token was not computed.
+        self.branch.states[ids] = self.states[min(num_tokens, len(self.states) - 1)].clone()
 
 
 @dataclass
@@ -240,5 +244,5 @@ class Decoder:
         start = row.branch.suffix.num_tokens
         row.branch.proposed[tuple(tokens[:kept])] = (
             self.rows.text(index, start, start + kept),
-            row.states[kept].clone(),
+            row.branch.states[tuple(tokens[:kept])],
         )

@@ -48,15 +48,19 @@ def check_reward(name: str, *, policy: str) -> str:
     """Return the resolved reward model; ValueError if open_clip would not know it.
 
     "auto" is the model that the paper pairs with the family of ``policy``: CLIP ViT-L/14-336, or SigLIP
-    so400m for LLaVA-OneVision; for the world's policy it is the world's CLIP.
+    so400m for LLaVA-OneVision; for the world's policy it is the world's CLIP. A head on the policy's states
+    is a reward model too.
     """
     from visvm.families import check_supported
     from visvm.reward import parse_name
     from visvm.storage import mirror
+    from visvm.value.head import head_config
 
     if name == "auto":
         name = "world" if is_world(policy) else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
     resolved = resolve(name, "clip")
+    if head_config(resolved) is not None:
+        return resolved
     architecture, _ = parse_name(folder := mirror.settings(resolved))
     if architecture.startswith("local-dir:") and not Path(folder, "open_clip_config.json").is_file():
         raise ValueError(f"reward model {resolved}: no open_clip_config.json in it")
@@ -77,19 +81,36 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
     """
     from visvm.families import check_supported
     from visvm.value import check_value_model
+    from visvm.value.head import head_config
 
     if name is None and predict == "value":
         name = default_value(policy)
     if name is None:
         raise ValueError("this method needs a value model: give --value DIR (in Python value=DIR)")
     resolved = resolve(name, "value")
-    config = check_value_model(resolved)
-    if config.predict != predict:
-        raise ValueError(f"value model {name} predicts {config.predict!r}; this method needs {predict!r}")
-    family, base = check_supported(resolve(policy, "policy")), check_supported(config.base_config)
+    if (own := predicts(resolved)) != predict:
+        raise ValueError(f"value model {name} predicts {own!r}; this method needs {predict!r}")
+    if head_config(resolved) is not None:
+        return resolved  # the policy's weights tell whether it fits, once they are loaded
+    family, base = (
+        check_supported(resolve(policy, "policy")),
+        check_supported(check_value_model(resolved).base_config),
+    )
     if family != base:
         raise ValueError(f"value model {name} is a {base} model, the policy {policy} a {family} model")
     return resolved
+
+
+def predicts(resolved: str) -> str:
+    """Return what a value model or head predicts: "value" or "future".
+
+    Raises:
+        ValueError: the directory or hub id holds neither.
+    """
+    from visvm.value import check_value_model
+    from visvm.value.head import head_config
+
+    return "value" if head_config(resolved) else check_value_model(resolved).predict
 
 
 def loading_of(device: str, dtype: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
 from visvm.engine.selftest import check_once
 from visvm.families import Family
 from visvm.families.loading import load_model
-from visvm.records import Branch, Candidate, Request
+from visvm.records import Branch, Candidate, DecodedImage, Request
 from visvm.sentences import TERMINALS, split_sentences
 
 MIB = 2**20
@@ -39,6 +40,7 @@ class SharedPrefixPolicy:
         pack_linears(model.lm_head)
         self.decoder = Decoder(self, rows, Head(model.lm_head, self.family.text_config))
         self._closes: dict[int, bool] = {}
+        self._stored: WeakValueDictionary[tuple[str, str], Prefix] = WeakValueDictionary()
 
     @classmethod
     def from_pretrained(
@@ -84,15 +86,46 @@ class SharedPrefixPolicy:
         if not requests:
             return []
         self._share_budget(requests)
-        asked = {self._prefix_key(request): request for request in requests}
+        keys = [self._prefix_key((request.image, request.prompt)) for request in requests]
+        asked = dict(zip(keys, requests, strict=True))
         images, prompts = zip(*((one.image, one.prompt) for one in asked.values()), strict=True)
         known = dict(zip(asked, self.engine.prefill(images, prompts), strict=False))
-        opened = [request for request in requests if self._prefix_key(request) in known]
-        return self._read_prompts(opened, [known[self._prefix_key(request)] for request in opened])
+        self._stored.update(known)
+        opened = [(request, known[key]) for request, key in zip(requests, keys, strict=True) if key in known]
+        return self._read_prompts([request for request, _ in opened], [prefix for _, prefix in opened])
 
-    def _prefix_key(self, request: Request) -> tuple[str, str]:
+    def stored(self, pairs: Sequence[tuple[DecodedImage, str]]) -> list[Prefix]:
+        """Return the stored images of (image, prompt) pairs; those that are not open are encoded now.
+
+        Raises:
+            ValueError: there is no room for all of them.
+        """
+        asked = {self._prefix_key(pair): pair for pair in pairs}
+        known = {key: self._stored[key] for key in asked if key in self._stored}
+        if missing := [key for key in asked if key not in known]:
+            images, prompts = zip(*(asked[key] for key in missing), strict=True)
+            known |= dict(zip(missing, self.engine.prefill(images, prompts), strict=False))
+            self._stored.update(known)
+        if len(known) < len(asked):
+            raise ValueError(f"there is no room for {len(asked)} images at a time; ask about fewer at once")
+        return [known[self._prefix_key(pair)] for pair in pairs]
+
+    def states(self, branch: Branch, candidates: Sequence[Candidate]) -> Tensor:
+        """Return the hidden states [n, hidden] behind the last tokens of candidates of this branch.
+
+        Raises:
+            ValueError: a candidate was not proposed for this branch.
+        """
+        known = _live(branch).states
+        for one in candidates:
+            if one.token_ids not in known:
+                raise ValueError(f"candidate {one.text!r} was not proposed for this branch")
+        return torch.stack([known[one.token_ids] for one in candidates])
+
+    def _prefix_key(self, pair: tuple[DecodedImage, str]) -> tuple[str, str]:
         """What requests must have in common to share an encoding: the image, and a prompt read with it."""
-        return request.image.content_hash, request.prompt if self.family.prompt_in_prefix else ""
+        image, prompt = pair
+        return image.content_hash, prompt if self.family.prompt_in_prefix else ""
 
     def _share_budget(self, requests: Sequence[Request]) -> None:
         """Give to images what rows leave of the budget."""

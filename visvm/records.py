@@ -143,6 +143,20 @@ class Scorer(Protocol):
         ...
 
 
+@runtime_checkable
+class CandidateScorer(Protocol):
+    """Scores candidates by what the policy computed when it wrote them: no question, no cost."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether it does."""
+        ...
+
+    def score_candidates(self, branch: Branch, candidates: Sequence[Candidate]) -> list[float]:
+        """Return one float per candidate that was just proposed for ``branch``."""
+        ...
+
+
 @dataclass(frozen=True)
 class TraceStep:
     """One step of a search: the candidates, their values, and the index of the chosen one."""

@@ -27,6 +27,18 @@ ROLLOUTS = pa.schema(
     ]
 )
 
+STATES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("image_id", pa.string()),
+        ("responses", pa.list_(RESPONSE)),
+        ("fingerprint", pa.string()),  # of the policy
+        # of all sentences of all responses, one after the other: [sentences * hidden]
+        ("prefix_states", pa.list_(pa.float32())),
+        ("sentence_states", pa.list_(pa.float32())),
+    ]
+)
+
 TRIPLES = pa.schema(
     [
         ("image_id", pa.string()),

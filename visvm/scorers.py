@@ -22,11 +22,13 @@ def load_scorer(
     reward: dict[str, Any] | None = None,
     value: dict[str, Any] | None = None,
     own: str | None = None,
+    policy: Any = None,
 ) -> Scorer | None:
     """Return the scorer of a search that ``needs`` one, or None.
 
     ``reward`` and ``value`` are keywords of ``ClipScorer.from_pretrained`` and
-    ``ValueScorer.from_pretrained``; ``own`` is a scorer of the user's, "MODULE:NAME", which replaces both.
+    ``ValueScorer.from_pretrained``, or name heads on the states of ``policy``; ``own`` is a scorer of the
+    user's, "MODULE:NAME", which replaces both.
 
     Raises:
         ValueError: a model cannot be loaded, or ``own`` is not a scorer.
@@ -35,14 +37,32 @@ def load_scorer(
         return load_own(own)
     if needs == "none":
         return None
-    prm = _load_reward(reward) if "reward" in needs else None
+    prm = _load_reward(reward, policy) if "reward" in needs else None
     if needs == "reward":
         return prm
     from visvm.value import FutureScorer, ValueScorer
 
     assert value is not None, f"{needs} needs a value model"
+    if is_head(value["name"]):
+        return load_head(value, policy)
     learned = ValueScorer.from_pretrained(**value)
     return FutureScorer(prm, learned) if prm else learned
+
+
+def is_head(name: str) -> bool:
+    """Return whether a directory holds a head on a policy's states, and not a model of its own."""
+    from visvm.value.head import head_config
+
+    return head_config(name) is not None
+
+
+def load_head(head: dict[str, Any], policy: Any, *, output: str = "value") -> Any:
+    """Return the scorer of the head with that ``name`` on a policy; ValueError if it is another policy's."""
+    from visvm.value.head import ValueHead
+    from visvm.value.head_scorer import HeadScorer
+
+    loaded = ValueHead.from_pretrained(head["name"])
+    return HeadScorer(loaded, policy, output=output, centre=head.get("centre"))
 
 
 def clear(scorer: Scorer | None) -> None:
@@ -51,8 +71,10 @@ def clear(scorer: Scorer | None) -> None:
         scorer.clear()
 
 
-def _load_reward(reward: dict[str, Any] | None) -> Any:
+def _load_reward(reward: dict[str, Any] | None, policy: Any) -> Any:
     from visvm.reward import ClipScorer
 
     assert reward is not None, "this search needs a reward model"
+    if is_head(reward["name"]):
+        return load_head(reward, policy, output="reward")
     return ClipScorer.from_pretrained(**reward)

@@ -32,7 +32,7 @@ class CaptionWriter:
         """Take keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``."""
         self.policy = SharedPrefixPolicy.from_pretrained(**policy)
         self.search = make_search(method, SearchConfig(**search))
-        self.scorer = load_scorer(find_method(method).needs, **scorer)
+        self.scorer = load_scorer(find_method(method).needs, **scorer, policy=self.policy)
         self.seed = seed
 
     @property

@@ -13,21 +13,23 @@ from visvm.chat import CaptionResult, CaptionSpec, ChatError, Event, Step, searc
 from visvm.images import decode
 from visvm.records import Caption, DecodedImage, Question, Request, TraceStep
 from visvm.search import SentenceSearch, find_method
-from visvm.search.scheduler import SearchTask, ignore
+from visvm.search.scheduler import SearchTask, head_of, ignore
 from visvm.search.scheduler_thread import EngineFailed, SchedulerThread
 
 if TYPE_CHECKING:
     from visvm.policy import SharedPrefixPolicy
+    from visvm.value.head_scorer import HeadScorer
 
 
 class Captioner:
     """Write the captions of many requests with one policy.
 
-    ``scorers`` are keyed by what a search method needs ("reward", "value", ...).
+    ``scorers`` are keyed by what a search method needs ("reward", "value", ...): remote ones, or heads on the
+    policy's states, which answer at once in the engine's thread.
     """
 
     def __init__(
-        self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer], *, max_pixels: int
+        self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer | HeadScorer], *, max_pixels: int
     ) -> None:
         self.policy, self.scorers, self.max_pixels = policy, scorers, max_pixels
         self.engine_thread = SchedulerThread(policy)
@@ -91,7 +93,8 @@ class CaptionStream:
         def on_done(task: SearchTask[Caption]) -> None:
             self._post(self._outcome(index, task))
 
-        return SearchTask(request, search.write, self._ask, on_done, on_step if self.follow else ignore)
+        given = (self._ask, on_done, on_step if self.follow else ignore, head_of(self.scorer))
+        return SearchTask(request, search.write, *given)
 
     def _outcome(self, index: int, task: SearchTask[Caption]) -> Event | Exception:
         if task.result is None:
@@ -126,6 +129,9 @@ class CaptionStream:
         self.loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
     def _ask(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
+        if self.scorer is not None and not isinstance(self.scorer, RemoteScorer):
+            self.engine_thread.scheduler.answer(task, self.scorer.score(questions))
+            return
         self.loop.call_soon_threadsafe(self._send, task, questions)
 
     def _send(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
@@ -135,7 +141,7 @@ class CaptionStream:
 
     async def _score(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
         try:
-            if self.scorer is None:
+            if not isinstance(self.scorer, RemoteScorer):
                 raise ValueError("this search asks for scores and has no scorer: set its `needs`")
             self.engine_thread.answer(task, await self.scorer.score(questions, self.data))
         except Exception as error:

@@ -57,7 +57,8 @@ class Ingress:
 class PolicyDeployment:
     """Write captions with the engine.
 
-    ``scorers`` are handles keyed by what a search method needs ("reward", "value", ...).
+    ``scorers`` are handles, and ``heads`` the names of heads, keyed by what a search method needs ("reward",
+    "value", ...).
     """
 
     def __init__(
@@ -65,15 +66,18 @@ class PolicyDeployment:
         policy: dict[str, Any],
         scorers: dict[str, DeploymentHandle],
         *,
+        heads: dict[str, dict[str, Any]],
         max_pixels: int,
         patience: float,
     ) -> None:
         """Load the policy; ``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
         from visvm.policy import SharedPrefixPolicy
+        from visvm.scorers import load_head
 
         remote = {needs: RemoteScorer(handle) for needs, handle in scorers.items()}
         model = SharedPrefixPolicy.from_pretrained(**policy)
-        self.captioner = Captioner(model, remote, max_pixels=max_pixels)
+        local = {needs: load_head(head, model, output=needs) for needs, head in heads.items()}
+        self.captioner = Captioner(model, remote | local, max_pixels=max_pixels)
         self.patience = patience
         self.gauges = {
             name: metrics.Gauge(f"visvm_engine_{name}", description=f"{name} of the engine, in use now")

@@ -22,6 +22,7 @@ from visvm.policy import MIB
 from visvm.reward import parse_name
 from visvm.storage import mirror
 from visvm.value import check_value_model
+from visvm.value.head import head_config
 from visvm.value.scorer import CACHE_MB
 
 PROMPT_TOKENS = 64  # of the chat template and the prompt, at most
@@ -74,9 +75,11 @@ def actor_bytes(arguments: Mapping[str, Any]) -> list[dict[str, float]]:
     parts: list[dict[str, float]] = [{}]
     if policy := models.get("policy"):
         parts[0] |= _policy(size_of(policy["name"]), policy)
-    if reward := models.get("reward"):
+    own = {name: models.get(name) for name in ("reward", "value")}
+    separate = {name: one for name, one in own.items() if one and head_config(one["name"]) is None}
+    if reward := separate.get("reward"):
         parts[0]["reward weights"] = clip_parameters(reward["name"]) * _itemsize(reward)
-    if value := models.get("value"):
+    if value := separate.get("value"):
         if value["device"] == SECOND_GPU:
             parts.append({})
         parts[-1] |= _value(size_of(value["name"]), value)

@@ -14,7 +14,7 @@ from jobs.inputs.shared_paths import SharedPaths
 from visvm.chat import ChatLimits
 from visvm.config import Config, ConfigT, ModelName, Options
 from visvm.fetch import Limits
-from visvm.models import check_policy, check_reward, check_value, default_value, resolve
+from visvm.models import check_policy, check_reward, check_value, default_value, predicts, resolve
 from visvm.plugins import check_scorer_name
 from visvm.search import SearchConfig, find_method, make_search
 
@@ -51,7 +51,7 @@ class ServeConfig(SharedPaths):
     policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
     value: ModelName | None = Field(
         None,
-        description="directory or hub id of a value model (default: the world's, with its policy)",
+        description="directory or hub id of a value model or head (default: the world's, with its policy)",
     )
     reward: ModelName = Field(
         "auto",
@@ -139,8 +139,6 @@ def find_models(config: ServeConfig) -> Models:
 
 
 def _find_models(config: ServeConfig) -> Models:
-    from visvm.value import check_value_model
-
     policy = check_policy(config.policy)
     if config.scorer:
         return Models(policy, scorer=check_scorer_name(config.scorer))
@@ -148,7 +146,7 @@ def _find_models(config: ServeConfig) -> Models:
     value = config.value or default_value(policy)
     if value is None:
         return Models(policy, reward)
-    predict = check_value_model(resolve(value, "value")).predict
+    predict = predicts(resolve(value, "value"))
     if predict == "future" and reward is None:
         raise ValueError(
             "reward = 'none': this value model predicts future rewards only and needs a reward model as well"

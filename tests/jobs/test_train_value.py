@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import visvm
 from jobs import train_value
 from jobs.runner.command import parse
 from jobs.runtime import ray_setup
@@ -161,6 +162,18 @@ def check_equal(metrics: dict[str, Any], trainer: ValueTrainer, curve: list[dict
     assert [entry["step"] for entry in metrics["curve"]] == list(range(1, len(losses) + 1))
     assert [entry["td_loss"] for entry in metrics["curve"]] == pytest.approx(losses, rel=1e-3)
     assert metrics["held_out"]["td_loss"] == pytest.approx(trainer.evaluate()["td_loss"], rel=1e-2)
+
+
+@pytest.mark.ray
+def test_a_head_is_trained_from_rollouts(tiny_policy: Path, rollouts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "head"
+    assert train_value.main(command(tiny_policy, rollouts, out, kind="head", held_out=0.3)) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["num_images"] == 11
+    assert {"prefix", "sentence"} < set(metrics["held_out"])
+    captioner = visvm.load(policy=str(tiny_policy), value=str(out / "model"), max_new_tokens=12)
+    assert captioner.caption(tiny.image(0).pil, method="visvm").cost.num_value_calls == 0
+    assert "fingerprint" in (out / "model" / "README.md").read_text()
 
 
 @pytest.mark.ray

@@ -100,6 +100,8 @@ def count_tokens(draft: Draft, candidates: Sequence[Candidate]) -> None:
 
 async def score(context: SearchContext, draft: Draft, candidates: Sequence[Candidate]) -> list[float]:
     """Return the score of every candidate for the next sentence of the draft."""
+    if context.head is not None:
+        return _checked(context.head.score_candidates(draft.branch, candidates), len(candidates))
     prefix = draft.branch.sentences
     return await score_states(context, draft, [State(prefix, one.text, one.ended) for one in candidates])
 
@@ -117,7 +119,7 @@ async def score_states(context: SearchContext, draft: Draft, states: Sequence[St
     answers = await context.score(questions) if questions else []
     known: dict[tuple[str, ...], dict[tuple[str, bool], float]] = {}
     for (prefix, group), values in zip(groups.items(), answers, strict=True):
-        _check(values, len(group))
+        _checked(values, len(group))
         draft.cost.num_value_calls += len(group)
         known[prefix] = dict(zip(group, values, strict=True))
     return [known[state.prefix][state.sentence.strip(), state.ended] for state in states]
@@ -183,9 +185,10 @@ def _question(draft: Draft, prefix: tuple[str, ...], group: Sequence[tuple[str, 
     )
 
 
-def _check(values: Sequence[float], num: int) -> None:
+def _checked(values: list[float], num: int) -> list[float]:
     if len(values) != num:
         raise ValueError(f"the scorer gave {len(values)} scores for {num} sentences")
     bad = [value for value in values if not math.isfinite(value)]
     if bad:
         raise FloatingPointError(f"the scorer returned {bad[0]}; a search needs finite scores")
+    return values

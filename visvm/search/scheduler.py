@@ -16,7 +16,16 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from visvm.records import Branch, Candidate, Policy, Question, Request, Scorer, TraceStep
+from visvm.records import (
+    Branch,
+    Candidate,
+    CandidateScorer,
+    Policy,
+    Question,
+    Request,
+    Scorer,
+    TraceStep,
+)
 
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
@@ -45,9 +54,12 @@ def ignore(*_: Any) -> None:
 class SearchContext:
     """What a search may do: propose, score, commit, and report each chosen sentence."""
 
-    def __init__(self, policy: Policy, on_step: OnStep = ignore) -> None:
-        """``on_step`` receives each sentence as it is chosen, and the choice if there was one."""
-        self.policy, self.on_step = policy, on_step
+    def __init__(self, policy: Policy, on_step: OnStep = ignore, head: CandidateScorer | None = None) -> None:
+        """``on_step`` receives each sentence as it is chosen, and the choice if there was one.
+
+        ``head`` scores candidates without a question.
+        """
+        self.policy, self.on_step, self.head = policy, on_step, head
 
     @property
     def is_streaming(self) -> bool:
@@ -86,6 +98,7 @@ class SearchTask(Generic[Result]):
     on_questions: Callable[[SearchTask[Result], Sequence[Question]], None] = ignore
     on_done: Callable[[SearchTask[Result]], None] = ignore
     on_step: OnStep = ignore
+    head: CandidateScorer | None = None
     search: Any = None  # the coroutine, once a branch is open
     number: int = 0  # of the submitted proposals that it waits for
     result: Result | None = None
@@ -111,7 +124,7 @@ def run_tasks(
     batcher = ScoreBatcher(scheduler, scorer)
     try:
         for task in tasks:
-            task.on_questions = batcher.on_questions
+            task.on_questions, task.head = batcher.on_questions, head_of(scorer)
             scheduler.add(task)
         while scheduler.is_busy:
             scheduler.turn()
@@ -120,6 +133,11 @@ def run_tasks(
     finally:
         scheduler.close()
         policy.clear()
+
+
+def head_of(scorer: Any) -> CandidateScorer | None:
+    """Return ``scorer`` if it scores candidates by the states they were written with."""
+    return scorer if isinstance(scorer, CandidateScorer) and scorer.is_free else None
 
 
 def _raise(task: SearchTask[Any]) -> None:
@@ -227,7 +245,7 @@ class Scheduler(Generic[Result]):
         return bool(branches)
 
     def _start(self, task: SearchTask[Result], branch: Branch) -> None:
-        task.search = task.write(SearchContext(self.policy, task.on_step), branch)
+        task.search = task.write(SearchContext(self.policy, task.on_step, task.head), branch)
         self.tasks.add(task)
         self._resume(task, None)
 

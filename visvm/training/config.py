@@ -46,6 +46,12 @@ class TrainingConfig(Config):
 class ValueTraining(TDConfig, TrainingConfig):
     """How a value model is trained; the rates suit a 7B model."""
 
+    kind: Literal["model", "head"] = Field(
+        "model",
+        description="a model of its own, or a head on the policy's frozen states: closed form, kilobytes",
+    )
+    ridge: float = Field(1e-3, gt=0, description="head: penalty on its weights, for standardised states")
+
     state: Literal["sentence", "prefix"] = Field(
         "sentence", description="what V reads after the image: the sentence, or all sentences so far"
     )

@@ -51,7 +51,7 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> list[Rollout]:
     """
     rollouts: dict[str, Rollout] = {}
     for row in sorted(rows, key=lambda row: row["id"]):
-        new = Rollout(row["image_id"], row["uri"], row["content_hash"], _responses(row))
+        new = Rollout(row["image_id"], row["uri"], row["content_hash"], responses_of(row))
         old = rollouts.get(new.image_id)
         if old and old.content_hash != new.content_hash:
             raise ValueError(f"image id {new.image_id!r} stands for two images: {old.uri} and {new.uri}")
@@ -61,7 +61,8 @@ def from_rows(rows: Iterable[dict[str, Any]]) -> list[Rollout]:
     return sorted(kept, key=lambda one: one.image_id)
 
 
-def _responses(row: dict[str, Any]) -> tuple[Response, ...]:
+def responses_of(row: dict[str, Any]) -> tuple[Response, ...]:
+    """Return the responses with sentences of a row of ``schemas.ROLLOUTS``; errors as ``from_rows``."""
     responses = []
     for one in row["responses"]:
         sentences, rewards = one["sentences"], one["rewards"]
