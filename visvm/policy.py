@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
 from visvm.detokenizer import NextSentence
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
+from visvm.engine.linear import few_rows
 from visvm.engine.selftest import check_once
 from visvm.families import Family
 from visvm.families.loading import load_model
@@ -37,7 +38,7 @@ class SharedPrefixPolicy:
         self.engine = Engine(self.family, max_images=self.options.max_images)
         is_fixed = self.options.cache_mb is not None
         rows = SequenceBatch(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
-        pack_linears(model.lm_head)
+        self.engine.packed += pack_linears(model.lm_head)
         self.decoder = Decoder(self, rows, Head(model.lm_head, self.family.text_config))
         self._closes: dict[int, bool] = {}
         self._stored: WeakValueDictionary[tuple[str, str], Prefix] = WeakValueDictionary()
@@ -249,7 +250,8 @@ class Head(nn.Module):
         self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits = self.linear(hidden).float()
+        with few_rows():
+            logits = self.linear(hidden).float()
         return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
 
 

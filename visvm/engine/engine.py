@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from visvm.engine.attention import AttentionPass
 from visvm.engine.image_store import ImageStore, Prefix
 from visvm.engine.kv import KV
-from visvm.engine.linear import pack_linears
+from visvm.engine.linear import few_rows, pack_linears, refresh
 from visvm.records import DecodedImage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Engine:
     def __init__(self, family: Family, *, max_images: int = 64, budget: int | None = None) -> None:
         """At most ``max_images`` are stored at a time, in at most ``budget`` bytes."""
         self.family = family
-        pack_linears(family.language_model)
+        self.packed = pack_linears(family.language_model)
         self.images = ImageStore(self.new_kv, max_images=max_images, budget=budget)
 
     def new_kv(self, rows: int, tokens: int) -> KV:
@@ -48,6 +48,7 @@ class Engine:
         Raises:
             ValueError: the first does not fit even into an empty store.
         """
+        refresh(self.packed)
         prefixes: list[Prefix] = []
         for start in range(0, len(images), PREFILL_BATCH):
             part = slice(start, start + PREFILL_BATCH)
@@ -98,4 +99,5 @@ class Engine:
     def append(self, rows: AttentionPass, offsets: Tensor, tokens: Tensor) -> Tensor:
         """Run tokens [R, L] whose rows' texts start at rotary position ``offsets`` [R]; the hidden states."""
         given = self.family.text_inputs(tokens, offsets[:, None] + rows.columns)
-        return self.family.language_model(**given, use_cache=False, rows=rows).last_hidden_state
+        with few_rows():
+            return self.family.language_model(**given, use_cache=False, rows=rows).last_hidden_state
