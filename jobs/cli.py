@@ -15,6 +15,7 @@ VERBS = {
     "generate-triples": "images -> rollouts with rewards -> (sentence, next sentence, reward) triples",
     "train-value": "rollouts -> vision value model, by TD learning",
     "finetune": "captions -> fine-tuned policy",
+    "merge": "a LoRA adapter and its base -> a policy of its own",
     "evaluate": "captions -> CHAIR, recall and length, with intervals",
     "amber": "answers -> AMBER's CHAIR, Cover, Hal, Cog and yes/no metrics, with intervals",
     "answer": "questions about images -> answers, by a policy (with any search) or an endpoint",

@@ -1,11 +1,13 @@
-"""Fine-tune a policy on captions: every weight, loss on the caption's tokens only.
+"""Fine-tune a policy on captions: every weight, or LoRA, with the loss on the caption's tokens only.
 
     visvm finetune --policy world --captions runs/caption --out runs/finetune
     visvm finetune --policy llava-hf/llava-v1.6-mistral-7b-hf --captions runs/caption \\
+        --lora rank=16 --out runs/lora
+    visvm finetune --policy llava-hf/llava-v1.6-mistral-7b-hf --captions runs/caption \\
         --num-workers 8 --bf16 --gradient-checkpointing --deepspeed cluster/deepspeed_zero3.json --out runs/7b
 
-The result, OUT/model, is a policy that every job takes. If it is interrupted, the same
-command resumes from the last checkpoint.
+The result, OUT/model, is a policy that every job takes; of --lora it is an adapter (see visvm merge). If it
+is interrupted, the same command resumes from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -56,8 +58,10 @@ def work(config: FinetuneConfig) -> dict[str, Any]:
     from visvm import models
     from visvm.training import sft
     from visvm.training.captions import check_images, read_captions
+    from visvm.training.lora import check_base
 
     policy = models.check_policy(config.policy)
+    check_base(policy, config.lora)
     folders = tuple(map(storage.absolute, config.captions))
     examples = read_captions(folders)
     check_images(examples)

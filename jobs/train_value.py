@@ -64,10 +64,13 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
     from jobs.runtime import head_training, ray_setup, workers
     from jobs.runtime.value_worker import train
     from visvm import models
+    from visvm.training.lora import check_base
 
     files = [file for folder in config.rollouts for file in rollout_files(folder)]
+    policy = models.check_policy(config.policy)
+    check_base(policy, config.lora)
     resolved = {
-        "policy": models.check_policy(config.policy),
+        "policy": policy,
         "deepspeed": read_deepspeed(config.deepspeed),
         "out": storage.absolute(config.out),
     }

@@ -22,7 +22,7 @@ Place = Annotated[str, PATH_MARK]
 ModelName = Annotated[str, MODEL_MARK]
 """A model: "world", a directory, a URI or a hub id."""
 
-Options = Annotated[dict[str, Any], BeforeValidator(lambda value: _parse_options(value))]
+Options = Annotated[dict[str, Any], BeforeValidator(lambda value: parse_options(value))]
 """A mapping of options, in YAML or as "KEY=VALUE,KEY=VALUE" on the command line."""
 
 
@@ -112,7 +112,8 @@ def _set(data: dict[str, Any], item: str) -> None:
     data[last] = yaml.safe_load(value)
 
 
-def _parse_options(value: Any) -> Any:
+def parse_options(value: Any) -> Any:
+    """Return the mapping that "KEY=VALUE,KEY=VALUE" stands for; other values as they are."""
     if not isinstance(value, str):
         return value
     pairs = [item.partition("=") for item in value.split(",") if item]

@@ -95,6 +95,8 @@ def worker_bytes(config: TrainingNeeds) -> dict[str, float]:
     size, num = size_of(config.policy), config.num_workers
     cut = {0: 0, 1: 8, 2: 12, 3: 16}[_stage(config.deepspeed)]
     state = size.num_parameters * (16 - cut + cut / num)
+    if config.lora is not None:  # gradients and moments are those of a percent of the weights
+        state = size.num_parameters * 4 / (num if cut == 16 else 1)
     tokens = config.micro_batch_size * training_tokens(config, size)
     return {"weights and optimiser": state, "activations": _activations(size, tokens, config)}
 

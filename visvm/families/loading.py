@@ -18,7 +18,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> tup
     """Return (model, processor) of a directory (local, or a URI) or hub id.
 
     The directory of a LoRA adapter stands for its base with the adapter merged. Quantised weights
-    (bitsandbytes, torchao) stay quantised; ``dtype`` is that of all others.
+    (bitsandbytes, torchao) stay quantised; ``dtype`` is that of all others ("auto": as saved).
 
     Raises:
         ValueError: the model cannot be found, or is not of a supported family.
@@ -28,13 +28,17 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> tup
     base = adapters.base_of(folder)
     source = folder if base is None else mirror.local(base)
     placed = {"device_map": {"": device}} if is_quantised(source) else {}
-    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=getattr(torch, dtype), **placed)
+    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=_dtype(dtype), **placed)
     if base is not None:
         model = adapters.attach(model, folder)
     if not placed and device != "cpu":
         model = model.to(device)
     has_own = base is None or any(Path(folder, file).is_file() for file in PROCESSOR_FILES)
     return model, AutoProcessor.from_pretrained(folder if has_own else source)
+
+
+def _dtype(name: str) -> Any:
+    return name if name == "auto" else getattr(torch, name)
 
 
 def is_quantised(name: str) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from visvm.config import Config, Options
+from visvm.config import Config, Options, parse_options
 
 
 class TDConfig(Config):
@@ -22,10 +22,28 @@ class TDConfig(Config):
     terminal: bool = Field(True, description="the target of a last sentence is its reward alone")
 
 
+class LoraSettings(Config):
+    """LoRA: the rank of the matrices that are trained, the scale of their product, dropout before them."""
+
+    rank: int = Field(16, ge=1, description="columns of each of the two matrices")
+    alpha: float | None = Field(None, gt=0, description="the product counts alpha / rank (default: 2)")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the inputs that are dropped")
+
+    @property
+    def scale(self) -> float:
+        """Return alpha."""
+        return 2 * self.rank if self.alpha is None else self.alpha
+
+
 class TrainingConfig(Config):
     """Weights, precision and checkpoints of a training run."""
 
     train_vision: bool = Field(True, description="train the vision encoder too")
+    lora: Annotated[LoraSettings | None, BeforeValidator(parse_options)] = Field(
+        None,
+        description="train LoRA instead of all weights: rank=16, or rank=16,alpha=32,dropout=0.05; it takes"
+        " a learning_rate of about 1e-4",
+    )
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     save_steps: float = Field(
         0.25, gt=0, description="evaluate and checkpoint every so many steps, or (below 1) share of an epoch"

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from visvm import storage
@@ -15,6 +16,7 @@ from visvm.families import Family
 from visvm.families.loading import load_model
 from visvm.training.captions import CaptionExample, Captions, Collator, split
 from visvm.training.config import SftConfig, read_deepspeed
+from visvm.training.lora import check_base, lora_config, targets
 
 
 def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use_cpu: bool) -> Any:
@@ -84,6 +86,9 @@ class PolicyTrainer(Trainer):
     """
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if isinstance(self.model, PeftModel):  # its names are those of the file
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         saved: Any = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         cast(Any, model or self.model).load_state_dict(saved.state_dict())
 
@@ -97,9 +102,14 @@ def build_trainer(
     callbacks: Sequence[Any] = (),
 ) -> Trainer:
     """Return a Trainer for policy ``name``. Create ``arguments`` first: ZeRO-3 changes how models load."""
+    check_base(name, config.lora)
     model, processor = load_policy(name)
     family = Family(model.model, processor, config.template)
-    family.vision.requires_grad_(config.train_vision)
+    if config.lora is None:
+        family.vision.requires_grad_(config.train_vision)
+    else:  # all that is trained is in the adapter, the vision encoder's part included
+        names = targets(model, family, vision=config.train_vision)
+        model = get_peft_model(model, lora_config(config.lora, names, base=name))
     train, held = (Captions(part, family) for part in split(examples, config.held_out))
     arguments.eval_strategy = "epoch" if len(held) else "no"
     return PolicyTrainer(
@@ -147,19 +157,27 @@ def model_card(trainer: Trainer) -> str:
     metrics, arguments = training_metrics(trainer), trainer.args
     base = cast(Any, trainer.model).config._name_or_path
     losses = [entry["loss"] for entry in metrics["loss"]]
+    loader = "PeftModel" if isinstance(trainer.model, PeftModel) else "AutoModelForImageTextToText"
     held_out = [f", {entry['loss']:.4f} on held-out images" for entry in metrics["eval_loss"][-1:]]
     return f"""---
-library_name: transformers
+library_name: {"peft" if isinstance(trainer.model, PeftModel) else "transformers"}
 pipeline_tag: image-text-to-text
 base_model: {base}
 ---
 # Policy fine-tuned by visvm
 
-Every weight of `{base}` was trained on {metrics["num_train_captions"]} searched captions
+{_trained(trainer.model)} of `{base}` was trained on {metrics["num_train_captions"]} searched captions
 ({metrics["num_caption_tokens"]} tokens), {arguments.num_train_epochs:g} epochs, {metrics["num_steps"]} steps,
 peak learning rate {arguments.learning_rate:g}, loss on the captions' tokens only.
 Loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last{"".join(held_out)}.
 
-Load it with `AutoModelForImageTextToText.from_pretrained`, or name its folder as `--policy`.
+Load it with `{loader}.from_pretrained`, or name its folder as `--policy`.
 It writes captions of images, it still makes mistakes, and it was tuned for nothing else.
 """
+
+
+def _trained(model: Any) -> str:
+    if not isinstance(model, PeftModel):
+        return "Every weight"
+    lora: Any = model.peft_config["default"]
+    return f"LoRA (rank {lora.r}, alpha {lora.lora_alpha:g}) on {len(lora.target_modules)} linear layers"

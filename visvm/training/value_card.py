@@ -20,7 +20,7 @@ tags: [vision-value-model, reward-model]
 ---
 # Vision value model of `{policy}`
 
-Every weight was trained by TD(0) on the policy's own rollouts: {metrics["num_sentences"]} sentences of
+{_trained(training)} by TD(0) on the policy's own rollouts: {metrics["num_sentences"]} sentences of
 {metrics["num_images"]} images, rewarded by the CLIP cosine of sentence and image.
 It reads an image and {_STATES[model.state]}. Its first number is the discounted return
 (gamma = {model.gamma}) of (reward - {model.reward_centre:.6g}) / {model.reward_scale:.6g}
@@ -45,6 +45,13 @@ It knows the sentences its policy writes about images like those of its training
 temperatures; elsewhere its values mean little. Values of different images are not comparable.
 Moving the centre moves the length of captions: compare methods at matched length.
 """
+
+
+def _trained(training: ValueTraining) -> str:
+    lora = training.lora
+    return (
+        "Every weight was trained" if lora is None else f"LoRA of rank {lora.rank} was trained, and merged,"
+    )
 
 
 _STATES = {"sentence": "one sentence", "prefix": "all sentences of a caption so far"}

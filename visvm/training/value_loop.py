@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from peft import inject_adapter_in_model
 
 from visvm.training.config import ValueTraining, read_deepspeed
 from visvm.training.diagnostics import Sentence, diagnose, sentences
+from visvm.training.lora import check_base, lora_config, merged_state, targets
 from visvm.training.parallel import Parallel, Replicated, Sharded, all_sum, num_workers, rank
 from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan_batches, reward_statistics, worker_share
 from visvm.training.td import td_loss, td_target
@@ -180,6 +182,8 @@ class ValueTrainer:
         state = self.parallel.full_state()
         if state is None:
             return
+        if self.config.lora is not None:
+            state = merged_state(state, self.config.lora)
         if self.config.bf16:  # as in training; the head stays in float32
             state = {key: t if key.startswith("head.") else t.bfloat16() for key, t in state.items()}
         self.model.save_pretrained(folder, state_dict=state)
@@ -187,6 +191,7 @@ class ValueTrainer:
 
 def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> VisionValueModel:
     """Return a value model initialised from the policy, with the centre and scale of the training rewards."""
+    check_base(policy, config.lora)
     mean, deviation = reward_statistics(train)
     model = VisionValueModel.from_policy(
         policy,
@@ -194,7 +199,11 @@ def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> Visio
         reward_centre=mean if config.reward_centre == "mean" else config.reward_centre,
         reward_scale=deviation if config.reward_scale == "std" else config.reward_scale,
     )
-    model.family.vision.requires_grad_(config.train_vision)
+    if config.lora is None:
+        model.family.vision.requires_grad_(config.train_vision)
+    else:
+        names = targets(model.base, model.family, vision=config.train_vision)
+        inject_adapter_in_model(lora_config(config.lora, names), model.base)
     if config.gradient_checkpointing:
         model.base.activation_checkpointing_enable()
     return model.train()
