@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ VERBS = {
     "describe": "one or a few images, in this process: each sentence as it is chosen",
     "caption": "images -> captions, by greedy, best_of_n, prm, visvm, mcts, ...",
     "generate-triples": "images -> rollouts with rewards -> (sentence, next sentence, reward) triples",
+    "import": "responses of any generator -> rollouts with rewards and triples",
     "train-value": "rollouts -> vision value model, by TD learning",
     "finetune": "captions -> fine-tuned policy",
     "merge": "a LoRA adapter and its base -> a policy of its own",
@@ -49,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if verb not in VERBS:
         print(f"error: unknown verb {verb!r}{did_you_mean(verb, VERBS)} (see visvm --help)", file=sys.stderr)
         sys.exit(2)
-    sys.exit(importlib.import_module("jobs." + verb.replace("-", "_")).main(given[1:]))
+    sys.exit(importlib.import_module(f"jobs.{module_of(verb)}").main(given[1:]))
+
+
+def module_of(verb: str) -> str:
+    """Return the name of a verb's module: "train_value", and "import_" for a word of Python's."""
+    return f"{verb}_" if keyword.iskeyword(verb) else verb.replace("-", "_")
 
 
 def usage() -> str:

@@ -19,7 +19,6 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from jobs import caption, finetune, generate_triples, train_value
-from jobs.inputs.image_list import find_all
 from jobs.inputs.shared_paths import SharedPaths
 from jobs.inputs.stamps import image_stamps, model_stamps
 from jobs.runner.command import run
@@ -72,6 +71,8 @@ class SelfTrainConfig(SharedPaths):
 
     def inputs(self) -> Inputs:
         """Return the images and the models that it starts from."""
+        from jobs.inputs.image_list import find_all
+
         given = [place for place in (self.images, self.test_images) if place and place != "world"]
         uris = [source.uri for place in given for source in find_all(place)]
         return Inputs(fixed={**image_stamps(uris), **model_stamps(self)})

@@ -78,6 +78,18 @@ class Reward:
         return [_rewarded(row, values) for row, values in zip(rows, scores, strict=True)]
 
 
+class RewardOfOthers(Reward):
+    """ROLLED -> REWARDED for responses that another generator wrote: no sentences and no content hash yet."""
+
+    def _score(self, rows: list[Row]) -> list[Row]:
+        return super()._score([_split(row) for row in rows])
+
+
+def _split(row: Row) -> Row:
+    responses = [{**one, "sentences": split_sentences(one["text"])} for one in row["responses"]]
+    return {**row, "content_hash": row["image"].content_hash, "responses": responses}
+
+
 def _rewarded(row: Row, values: Sequence[float]) -> Row:
     rewards = iter(values)
     responses = [

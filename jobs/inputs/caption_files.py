@@ -10,16 +10,13 @@ from typing import Any
 from jobs.runner.run_folder import is_complete
 from visvm import storage
 from visvm.metrics.image_ids import image_key
-from visvm.storage.json_rows import read_json_rows
+from visvm.storage.json_rows import CAPTION_KEYS, IMAGE_KEYS, first, read_json_rows
 from visvm.tables import table_files
 
 COLUMNS = (
     *("image_id", "caption", "sentences", "values", "prompt", "method", "finish_reason"),
     *("num_generated_tokens", "num_value_calls", "seconds"),
 )
-# The first of these that a row has; "text" is the question where there is an answer.
-IMAGE_KEYS = ("image_id", "image", "image_path", "file_name")
-CAPTION_KEYS = ("caption", "answer", "response", "text")
 SECTIONS = ("annotations", "captions", "results", "data")
 PARQUET = b"PAR1"
 logger = logging.getLogger(__name__)
@@ -91,7 +88,7 @@ def _table(path: str) -> Iterable[Row]:
 
 
 def _caption(path: str, place: str, row: Row) -> Row:
-    image_id, caption = (_first(row, keys) for keys in (IMAGE_KEYS, CAPTION_KEYS))
+    image_id, caption = (first(row, keys) for keys in (IMAGE_KEYS, CAPTION_KEYS))
     try:
         image_key(image_id)
     except ValueError as error:
@@ -100,7 +97,3 @@ def _caption(path: str, place: str, row: Row) -> Row:
         expected = f"expected a caption as text under one of {', '.join(CAPTION_KEYS)}"
         raise ValueError(f"{path} {place}: {expected}, got {row!r:.200}")
     return {**row, "image_id": image_id, "caption": caption}
-
-
-def _first(row: Row, keys: Iterable[str]) -> Any:
-    return next((row[key] for key in keys if row.get(key) is not None), None)

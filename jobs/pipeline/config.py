@@ -13,18 +13,38 @@ from jobs.runner.part_files import FILE_SECONDS
 from visvm.config import ModelName, Options, Place
 
 
-class PipelineConfig(SharedPaths):
-    """The fields of every job that takes images through a policy."""
+class ImagesConfig(SharedPaths):
+    """The fields of every job that takes images through actors."""
 
-    OPERATIONAL = SharedPaths.OPERATIONAL | {
-        *("min_actors", "max_actors", "num_gpus", "max_error_share", "commit_seconds"),
-    }
+    OPERATIONAL = SharedPaths.OPERATIONAL | {"max_error_share", "commit_seconds"}
 
     images: Place = Field(description="folder of images, parquet file or COCO annotation .json")
     out: Place = Field(description="run folder")
     image_root: Place | None = Field(
         None, description="folder of a COCO json's images (else found beside it)"
     )
+    reward: ModelName = Field(
+        "auto",
+        description='"auto" (the one the paper pairs with the policy), "world", local directory, hub id or'
+        " ARCHITECTURE/WEIGHTS of open_clip",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
+    )
+    batch_size: int = Field(64, ge=1, description="units in a batch of an actor")
+    patience: float = Field(3600, gt=0, description="fail after this many seconds without a finished batch")
+    max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of failed units")
+    commit_seconds: float = Field(
+        FILE_SECONDS, ge=0, description="most seconds before finished rows are written"
+    )
+
+
+class PipelineConfig(ImagesConfig):
+    """The fields of every job that takes images through a policy."""
+
+    OPERATIONAL = ImagesConfig.OPERATIONAL | {"min_actors", "max_actors", "num_gpus"}
+
     sample: int | None = Field(None, ge=1, description="use this many images, drawn by --seed")
     shard: str = Field(
         "0/1",
@@ -34,21 +54,11 @@ class PipelineConfig(SharedPaths):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
     prompts: str = Field("one", description='"one" drawn for each image, "all" nine, or a prompt itself')
     policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
-    reward: ModelName = Field(
-        "auto",
-        description='"auto" (the one the paper pairs with the policy), "world", local directory, hub id or'
-        " ARCHITECTURE/WEIGHTS of open_clip",
-    )
     max_new_tokens: int = Field(512, ge=1, description="most tokens of a caption")
     top_p: float = Field(
         0.9, gt=0, le=1, description="nucleus sampling: share of the probability that is kept"
     )
     template: Options = Field({}, description="options of the chat template, e.g. enable_thinking=false")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto, cpu or cuda")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on the CPU, bfloat16 on a GPU"
-    )
-    batch_size: int = Field(64, ge=1, description="units in a batch of an actor")
     max_images: int = Field(64, ge=1, description="images in flight per actor")
     max_rows: int = Field(192, ge=1, description="candidates written at a time per actor")
     cache_mb: int | None = Field(
@@ -57,11 +67,6 @@ class PipelineConfig(SharedPaths):
     min_actors: int = Field(1, ge=1, description="policy actors at first")
     max_actors: int = Field(1, ge=1, description="policy actors at most")
     num_gpus: float = Field(0.8, gt=0, description="GPUs per policy actor, if the device is a GPU")
-    patience: float = Field(3600, gt=0, description="fail after this many seconds without a finished batch")
-    max_error_share: float = Field(0.5, ge=0, le=1, description="fail above this share of failed units")
-    commit_seconds: float = Field(
-        FILE_SECONDS, ge=0, description="most seconds before finished rows are written"
-    )
 
     @field_validator("prompts")
     @classmethod

@@ -22,7 +22,7 @@ import ray
 from actors.batch.fault_isolation import pack, start_attempt_log, unpack
 from jobs.capacity.preflight import check
 from jobs.pipeline.changes import take_in
-from jobs.pipeline.config import PipelineConfig
+from jobs.pipeline.config import ImagesConfig
 from jobs.pipeline.progress import Progress
 from jobs.pipeline.stage import Stage
 from jobs.runner.part_files import PartFiles
@@ -31,7 +31,7 @@ from visvm.schemas import ERRORS
 
 
 def write_units(
-    units: pa.Table, folder: str | Path, schema: pa.Schema, *, stages: Sequence[Stage], config: PipelineConfig
+    units: pa.Table, folder: str | Path, schema: pa.Schema, *, stages: Sequence[Stage], config: ImagesConfig
 ) -> int:
     """Run the units that ``folder`` lacks through the stages; write good rows there, others to errors/.
 

@@ -51,7 +51,7 @@ def summary(out: str) -> dict[str, Any]:
         num_rollouts += 1
         for response in rollout["responses"]:
             reasons[response["finish_reason"]] += 1
-            num_tokens += response["num_tokens"]
+            num_tokens += response["num_tokens"] or 0  # not known of imported ones
             num_rewards += len(response["rewards"])
             total += sum(response["rewards"])
             squares += sum(reward**2 for reward in response["rewards"])

@@ -82,7 +82,7 @@ def verb_of(work: Callable[..., Any]) -> str:
     module = work.__module__
     if module == "__main__" and (spec := sys.modules["__main__"].__spec__):
         module = spec.name
-    verb = module.rpartition(".")[2].replace("_", "-")
+    verb = module.rpartition(".")[2].rstrip("_").replace("_", "-")
     return verb if work.__name__ == "work" else f"{verb} {work.__name__.replace('_', '-')}"
 
 

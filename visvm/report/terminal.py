@@ -49,7 +49,9 @@ def rollout_tree(row: Row) -> Tree:
     """Return the responses of an image (a row of ``ROLLOUTS``), each sentence with its reward."""
     tree = Tree(Text.assemble((str(row["image_id"]), "bold"), f"  {row['prompt']}"))
     for response in row["responses"]:
-        branch = tree.add(Text(f"temperature {response['temperature']:.2g}", style="dim"))
+        temperature = response["temperature"]  # imported responses may have none
+        said = "temperature unknown" if temperature is None else f"temperature {temperature:.2g}"
+        branch = tree.add(Text(said, style="dim"))
         for text, reward in zip(response["sentences"], response["rewards"], strict=True):
             branch.add(Text(f"{reward:8.3f}  {text.strip()}"))
     return tree

@@ -9,12 +9,16 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from visvm import storage
 
 GZIP = b"\x1f\x8b"
+# What programs of the field call an image and a text about it; the first of these that a row has counts.
+# "text" is the question where there is an answer.
+IMAGE_KEYS = ("image_id", "image", "image_path", "file_name", "uri")
+CAPTION_KEYS = ("caption", "answer", "response", "output", "text")
 
 
 class JsonRow(NamedTuple):
@@ -73,6 +77,11 @@ def read_json_rows(uri: str, sections: Sequence[str]) -> Iterator[JsonRow]:
         raise ValueError(f"{uri}: expected {_expected(sections)}; it is a {type(rows).__name__}")
     for i, row in enumerate(rows):
         yield _checked(uri, f"{section}[{i}]", row)
+
+
+def first(row: Mapping[str, Any], keys: Iterable[str]) -> Any:
+    """Return the value of the first of ``keys`` that a row has; None if it has none."""
+    return next((row[key] for key in keys if row.get(key) is not None), None)
 
 
 def _lines(uri: str, text: str, whole: json.JSONDecodeError) -> Iterator[JsonRow]:
