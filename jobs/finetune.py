@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -39,7 +40,12 @@ class FinetuneConfig(SftConfig, WorkersConfig, SharedPaths):
         "train_vision": False,
     }
 
-    captions: tuple[Place, ...] = Field(min_length=1, description="run folders of the caption job")
+    OPERATIONAL = SharedPaths.OPERATIONAL | {"max_error_share"}
+
+    captions: tuple[Place, ...] = Field(
+        min_length=1,
+        description="run folders of the caption job, parquet, or JSON (lines) of image and caption",
+    )
 
     @property
     def learns(self) -> Literal["values", "captions"]:
@@ -53,18 +59,20 @@ class FinetuneConfig(SftConfig, WorkersConfig, SharedPaths):
 
 def work(config: FinetuneConfig) -> dict[str, Any]:
     """Check everything that can be checked, then train."""
+    from jobs.inputs.training_images import check_images
     from jobs.runtime import ray_setup, workers
     from jobs.runtime.finetune_worker import train
     from visvm import models
     from visvm.training import sft
-    from visvm.training.captions import check_images, read_captions
+    from visvm.training.captions import read_captions
     from visvm.training.lora import check_base
 
     policy = models.check_policy(config.policy)
     check_base(policy, config.lora)
     folders = tuple(map(storage.absolute, config.captions))
     examples = read_captions(folders)
-    check_images(examples)
+    hashes = {example.uri: example.content_hash for example in examples}
+    left_out = check_images(hashes, config.max_error_share, num_read=len(hashes))
     for num_workers in range(config.least_workers, config.num_workers + 1):
         sft.accumulation(config, num_workers)
     resolved = {
@@ -74,7 +82,8 @@ def work(config: FinetuneConfig) -> dict[str, Any]:
         "deepspeed": read_deepspeed(config.deepspeed),
     }
     ray_setup.start(config)
-    return {"num_captions": len(examples), **workers.fit(train, config.model_copy(update=resolved))}
+    metrics = workers.fit(partial(train, left_out=left_out), config.model_copy(update=resolved))
+    return {"num_captions": len(examples), "num_images_left_out": len(left_out), **metrics}
 
 
 def _next(config: FinetuneConfig) -> str:

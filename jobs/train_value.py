@@ -30,6 +30,8 @@ from visvm import storage
 from visvm.config import Place
 from visvm.training.config import ValueTraining, read_deepspeed
 
+NUM_READ = 512  # images that are read before training starts; it leaves out what else cannot be used
+
 
 class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
     """The policy to start from and the rollouts to learn from."""
@@ -42,6 +44,8 @@ class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
         "epochs": 3,
         "train_vision": False,
     }
+
+    OPERATIONAL = SharedPaths.OPERATIONAL | {"max_error_share"}
 
     rollouts: tuple[Place, ...] = Field(min_length=1, description="run folders of generate-triples")
 
@@ -60,7 +64,8 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
     import ray.data
     import ray.train
 
-    from jobs.inputs.rollouts import rollout_files
+    from jobs.inputs.rollouts import content_hashes, rollout_files
+    from jobs.inputs.training_images import check_images
     from jobs.runtime import head_training, ray_setup, workers
     from jobs.runtime.value_worker import train
     from visvm import models
@@ -69,6 +74,7 @@ def work(config: TrainValueConfig) -> dict[str, Any]:
     files = [file for folder in config.rollouts for file in rollout_files(folder)]
     policy = models.check_policy(config.policy)
     check_base(policy, config.lora)
+    check_images(content_hashes(files), config.max_error_share, num_read=NUM_READ)
     resolved = {
         "policy": policy,
         "deepspeed": read_deepspeed(config.deepspeed),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
 from visvm import storage
@@ -23,6 +25,12 @@ def rollout_files(folder: str) -> list[str]:
     if not num_rows:
         raise ValueError(f"rollouts = {folder}: no rollouts in it")
     return files
+
+
+def content_hashes(files: Iterable[str]) -> dict[str, str]:
+    """Return the content hash of every image of the rollouts, by its URI."""
+    tables = [storage.read_table(file, ["uri", "content_hash"]).to_pylist() for file in files]
+    return {row["uri"]: row["content_hash"] for table in tables for row in table}
 
 
 def _count(file: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,11 @@ from visvm.training.captions import read_captions
 from visvm.training.curve import Curve
 
 
-def train(settings: dict[str, Any]) -> dict[str, Any]:
-    """Run Hugging Face's Trainer in one worker, from the last checkpoint if there is one."""
+def train(settings: dict[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Run Hugging Face's Trainer in one worker, from the last checkpoint if there is one.
+
+    Captions of the images ``left_out`` are not learned.
+    """
     config = FinetuneConfig.model_validate(settings)
     context = ray.train.get_context()
     use_cpu = ray.train.torch.get_device().type == "cpu"
@@ -33,7 +37,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
         )
         trainer = sft.build_trainer(
             config.policy,
-            read_captions(config.captions),
+            [one for one in read_captions(config.captions) if one.uri not in set(left_out)],
             arguments,
             config,
             callbacks=[RayTrainCallback(config.out)],

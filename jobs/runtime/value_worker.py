@@ -44,6 +44,7 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
 
     trainer.run(log=curve.add if curve else lambda entry: None, checkpoint=save)
     metrics = trainer.summary()
+    _check_share(metrics, config.max_error_share)  # the same on every worker
     if curve is None:
         with tempfile.TemporaryDirectory() as folder:  # sends this worker's part of the weights to the first
             trainer.export(Path(folder))
@@ -51,6 +52,16 @@ def train(settings: dict[str, Any]) -> dict[str, Any]:
     metrics |= {"seconds": time.monotonic() - started, **summarise(curve.close())}
     _publish(trainer, config, metrics)
     return metrics
+
+
+def _check_share(metrics: dict[str, Any], most: float) -> None:
+    """Check that enough images could be learned from; RuntimeError if not."""
+    bad, good = metrics["num_unreadable_images"], metrics["num_images"] + metrics["num_held_out_images"]
+    if not metrics["num_sentences"] or bad > most * (bad + good):
+        raise RuntimeError(
+            f"{bad} of {bad + good} images were gone, damaged or changed when they were needed, more than"
+            f" max_error_share = {most}; the model is not written"
+        )
 
 
 def _trainer(config: TrainValueConfig) -> ValueTrainer:

@@ -26,6 +26,9 @@ class WorkersConfig(TrainingConfig):
     max_failures: int = Field(
         3, ge=0, description="how often training resumes from its last checkpoint after a worker has died"
     )
+    max_error_share: float = Field(
+        0.5, ge=0, le=1, description="fail above this share of images that are gone, damaged or changed"
+    )
     device: str = Field("auto", pattern="^(auto|cpu|cuda)$", description="auto, cpu or cuda")
 
     @model_validator(mode="before")

@@ -61,8 +61,11 @@ def test_gone_images_are_refused_before_anything_starts(
     (tmp_path / "captions").mkdir()
     pq.write_table(captions_table(make_examples(tmp_path, 3)), tmp_path / "captions" / "0.parquet")
     (tmp_path / "1.png").unlink()
+    assert command("--max-error-share", "0.3", captions=tmp_path) == 1
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").unlink()
     assert command(captions=tmp_path) == 2
-    assert "1 of 3 captioned images do not exist" in capsys.readouterr().err
+    assert f"none of the 3 images can be used, e.g. {tmp_path}/0.png: no such" in capsys.readouterr().err
 
 
 def test_the_world_learns_at_its_own_rate() -> None:

@@ -106,6 +106,17 @@ def test_bad_usage_is_one_line_and_status_2_before_ray_starts(
         assert message in error and error.count("\n") == 0, error
 
 
+def test_rollouts_whose_images_are_gone_are_refused(
+    tiny_policy: Path, rollouts: Path, tmp_path: Path, capsys: Any
+) -> None:
+    rows = [row for file in (rollouts / "rollouts").iterdir() for row in pq.read_table(file).to_pylist()]
+    for num_gone, status in ((len(rows), 2), (8, 1)):
+        moved = [{**row, "uri": f"/gone/{i}.png"} if i < num_gone else row for i, row in enumerate(rows)]
+        folder = write(tmp_path / str(num_gone), pa.Table.from_pylist(moved, schema=ROLLOUTS))
+        assert train_value.main(command(tiny_policy, Path(folder), tmp_path / f"out{num_gone}")) == status
+    assert "none of the 11 images can be used, e.g. /gone/" in capsys.readouterr().err
+
+
 def test_the_world_learns_at_its_own_rate() -> None:
     given = {"rollouts": ["x"], "out": "y"}
     assert load(train_value.TrainValueConfig, policy="world", **given).learning_rate > 1e-4

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+import pyarrow
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,10 +17,14 @@ from torch.utils.data import Dataset
 
 from visvm import images, storage
 from visvm.families import Family
-from visvm.tables import read_columns
+from visvm.prompts import DETAIL_PROMPTS
+from visvm.storage.json_rows import CAPTION_KEYS, first, read_json_rows
+from visvm.tables import table_files
 
-COLUMNS = ["image_id", "uri", "prompt", "caption", "finish_reason"]
-NUM_CONCURRENT_CHECKS = 16  # each is a request to a store
+URI_KEYS = ("uri", "image", "image_path", "file_name")
+COLUMNS = (*URI_KEYS, *CAPTION_KEYS, "image_id", "prompt", "finish_reason", "content_hash")
+SECTIONS = ("annotations", "captions", "data")
+PARQUET = b"PAR1"
 IGNORED = -100  # the label that the loss ignores
 
 
@@ -33,47 +37,58 @@ class CaptionExample:
     prompt: str
     caption: str
     ended: bool
+    content_hash: str | None = None
 
 
-def read_captions(folders: Sequence[str]) -> list[CaptionExample]:
-    """Read the captions of parquet folders or files (schema ``schemas.CAPTIONS``), local or by URI.
+def read_captions(places: Sequence[str]) -> list[CaptionExample]:
+    """Read captions of run folders, parquet (schema ``schemas.CAPTIONS``) or JSON, local or by URI.
 
-    They are sorted by image, prompt and text: the order of the rows in a folder depends on timing.
+    A row has a caption and the path of its image; the prompt is else the first of ``DETAIL_PROMPTS``, and the
+    caption else ended by its author. The examples are sorted by image, prompt and text: the order of the
+    rows in a folder depends on timing.
 
     Raises:
-        ValueError: a folder is missing, has no captions, or has other columns.
+        ValueError: a place is missing, has no captions, or a row is malformed.
     """
-    examples = [example for folder in folders for example in _read_folder(folder)]
+    examples = [example for place in places for example in _read(place)]
     return sorted(examples, key=lambda one: (one.image_id, one.prompt, one.caption))
 
 
-def _read_folder(folder: str) -> list[CaptionExample]:
-    rows = [
-        row
-        for row in read_columns(folder, "captions", columns=COLUMNS)
-        if row["caption"] and row["caption"].strip()
-    ]
-    if not rows:
-        raise ValueError(f"{folder} holds no captions: no row has a text")
-    return [
-        CaptionExample(
-            row["image_id"], row["uri"], row["prompt"], row["caption"], row["finish_reason"] == "stop"
-        )
-        for row in rows
-    ]
+def _read(place: str) -> list[CaptionExample]:
+    found = [_example(file, where, row) for file, where, row in _rows(place)]
+    examples = [example for example in found if example.caption.strip()]
+    if not examples:
+        raise ValueError(f"{place} holds no captions: no row has a text")
+    return examples
 
 
-def check_images(examples: Sequence[CaptionExample]) -> None:
-    """Check that the images of all captions exist.
+def _rows(place: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield each row with its file and its place there."""
+    for file in table_files(place, "captions"):
+        if storage.read(file, len(PARQUET)) != PARQUET:
+            yield from ((file, where, row) for where, row in read_json_rows(file, SECTIONS))
+            continue
+        try:
+            names = storage.parquet(file).schema_arrow.names
+            rows = storage.read_table(file, [name for name in COLUMNS if name in names]).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"cannot read captions from {place}: {str(error).splitlines()[0]}") from None
+        yield from ((file, f"row {i}", row) for i, row in enumerate(rows))
 
-    Raises:
-        ValueError: images are missing; it names their number and one of them.
-    """
-    uris = sorted({example.uri for example in examples if "#" not in example.uri})
-    with ThreadPoolExecutor(NUM_CONCURRENT_CHECKS) as pool:
-        missing = [uri for uri, there in zip(uris, pool.map(storage.is_file, uris), strict=True) if not there]
-    if missing:
-        raise ValueError(f"{len(missing)} of {len(uris)} captioned images do not exist, e.g. {missing[0]}")
+
+def _example(file: str, where: str, row: Mapping[str, Any]) -> CaptionExample:
+    uri, caption = first(row, URI_KEYS), first(row, CAPTION_KEYS)
+    if not isinstance(uri, str) or not isinstance(caption, str | None):
+        expected = f"the path of an image under one of {', '.join(URI_KEYS)}, and a caption"
+        raise ValueError(f"{file} {where}: expected {expected} as text: {row!r:.200}")
+    return CaptionExample(
+        str(first(row, ("image_id",)) or uri),
+        storage.resolve(storage.parent(file), uri),
+        row.get("prompt") or DETAIL_PROMPTS[0],
+        caption or "",
+        row.get("finish_reason") in (None, "stop"),
+        row.get("content_hash"),
+    )
 
 
 class HasImageId(Protocol):

@@ -143,9 +143,9 @@ class ValueTrainer:
                     rows += sentences(rollouts[i], i, self.model.config)
         self.model.train()
         gathered = _gather((rows, np.concatenate(outputs), np.concatenate(errors)))
-        if rank() or not rollouts:
-            return None
         all_rows, all_outputs, all_errors = zip(*gathered, strict=True)
+        if rank() or not any(all_rows):
+            return None
         return diagnose(list(chain(*all_rows)), np.concatenate(all_outputs), np.concatenate(all_errors))
 
     @property
@@ -154,13 +154,14 @@ class ValueTrainer:
         return self.parallel.module
 
     def summary(self) -> dict[str, Any]:
-        """Return numbers of images, sentences and steps, and the reward's units; call it on every worker."""
-        failed = [*self.train.failed, *self.held_out.failed]
+        """Return how much was learned in how many steps, and the reward's units; call it on every worker."""
+        failed = set(chain(*_gather([*self.train.failed, *self.held_out.failed])))
+        learned = [one for one in self.train.rollouts if one.image_id not in failed]
         return {
-            "num_images": len(self.train.rollouts),
-            "num_held_out_images": len(self.held_out.rollouts),
-            "num_unreadable_images": len(set(chain(*_gather(failed)))),
-            "num_sentences": sum(rollout.num_pairs for rollout in self.train.rollouts),
+            "num_images": len(learned),
+            "num_held_out_images": sum(one.image_id not in failed for one in self.held_out.rollouts),
+            "num_unreadable_images": len(failed),
+            "num_sentences": sum(one.num_pairs for one in learned),
             "num_steps": self.num_steps,
             "reward_centre": self.model.config.reward_centre,
             "reward_scale": self.model.config.reward_scale,

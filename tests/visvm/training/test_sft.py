@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from tests.support import tiny
 from visvm.families import Family
 from visvm.policy import SharedPrefixPolicy
+from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import Request
 from visvm.schemas import CAPTIONS
 from visvm.training import sft
@@ -22,7 +24,6 @@ from visvm.training.captions import (
     CaptionExample,
     Captions,
     Collator,
-    check_images,
     read_captions,
     split,
 )
@@ -180,7 +181,6 @@ def test_reads_folders_and_skips_empty_captions(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
         pq.write_table(captions_table(rows), tmp_path / part / "0.parquet")
     assert read_captions([str(tmp_path / "a"), str(tmp_path / "b")]) == examples
-    check_images(examples)
 
 
 def test_folders_without_captions_are_refused(tmp_path: Path) -> None:
@@ -194,8 +194,26 @@ def test_folders_without_captions_are_refused(tmp_path: Path) -> None:
     for name in ("missing", "empty", "other", "broken", "blank"):
         with pytest.raises(ValueError, match=name):
             read_captions([str(tmp_path / name)])
-    with pytest.raises(ValueError, match=r"1 of 1 captioned images do not exist, e\.g\. /nowhere"):
-        check_images([CaptionExample("1", "/nowhere/1.png", PROMPT, "A cat.", True)])
+
+
+def test_reads_json_of_other_programs(tmp_path: Path) -> None:
+    rows = [
+        {"image": "a.png", "caption": "A cat.", "prompt": PROMPT},
+        {"image_id": 7, "image_path": f"{tmp_path}/b.png", "answer": "A dog", "finish_reason": "length"},
+        {"file_name": "sub/c.png", "text": " "},
+    ]
+    for name, text in (
+        ("lines.jsonl", "\n".join(map(json.dumps, rows))),
+        ("coco.json", json.dumps({"annotations": rows})),
+    ):
+        (tmp_path / name).write_text(text)
+        assert read_captions([str(tmp_path / name)]) == [
+            CaptionExample("7", f"{tmp_path}/b.png", DETAIL_PROMPTS[0], "A dog", False),
+            CaptionExample("a.png", f"{tmp_path}/a.png", PROMPT, "A cat.", True),
+        ]
+    (tmp_path / "bad.jsonl").write_text('{"image": "a.png", "caption": "A."}\n{"caption": "A."}')
+    with pytest.raises(ValueError, match=r"bad\.jsonl line 2: expected the path of an image under"):
+        read_captions([str(tmp_path / "bad.jsonl")])
 
 
 def test_impossible_settings_are_refused(tmp_path: Path) -> None:
