@@ -7,7 +7,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from actors.batch.generate import ROLLED, RewardOfOthers
+from jobs.inputs.responses import Answered, make_units
 from jobs.inputs.rollouts import rollout_files
+from jobs.inputs.sources import Source
 from jobs.runner.part_files import parts, read_rows
 from tests.support import tiny
 from visvm import images
@@ -16,6 +19,21 @@ from visvm.schemas import ROLLOUTS, TRIPLES
 from visvm.training.rollouts import from_rows
 
 job = importlib.import_module("jobs.import_")
+
+
+def test_the_actor_splits_hashes_and_scores(tiny_clip: Path, tmp_path: Path) -> None:
+    tiny.image(0).pil.save(tmp_path / "0.png")
+    answered = [
+        Answered(name, "What?", [{"text": "A cat. It sleeps.", "finish_reason": "stop"}])
+        for name in ("0.png", "gone.png")
+    ]
+    units = make_units(answered, [Source("0.png", str(tmp_path / "0.png"))], ROLLED)
+    done = RewardOfOthers({"name": str(tiny_clip)})(units).to_pylist()
+    bad, good = sorted(done, key=lambda row: row["error"] is None)
+    assert bad["error"] == "gone.png: no such image" and good["image_id"] == "0.png"
+    assert good["content_hash"] == images.load(good["uri"]).content_hash
+    assert good["responses"][0]["sentences"] == ["A cat.", " It sleeps."]
+    assert len(good["responses"][0]["rewards"]) == 2
 
 
 @pytest.mark.ray
