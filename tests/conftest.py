@@ -28,12 +28,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 S3_PORT = free_port()
 
-os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # see jobs/__init__.py
 # Tiny models gain nothing from a second thread, and on a busy machine its spinning costs minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.pop("RAY_ADDRESS", None)
+for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+    os.environ.pop(name, None)
 _cache = tempfile.TemporaryDirectory(prefix="visvm-cache-")
 os.environ["VISVM_CACHE"] = _cache.name
 # Where the fixture s3 listens; set before Ray starts, for its workers have the environment of then.

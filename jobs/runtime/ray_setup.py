@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
+import grpc
 import ray
 import ray.data
+from ray._raylet import Config
 
 from jobs.capacity import cluster_spec
 from jobs.capacity.cluster_spec import Cluster
@@ -17,6 +20,7 @@ from jobs.runner import logs
 
 ROOT = Path(__file__).parents[2]
 NUM_ATTEMPTS = 3
+SECONDS_TO_ANSWER = 20
 logger = logging.getLogger(__name__)
 
 
@@ -68,6 +72,7 @@ def loading(device: str, dtype: str, cluster: Cluster | None = None) -> dict[str
 
 def _connect(num_cpus: int | None) -> None:
     if "RAY_ADDRESS" in os.environ:
+        _check_answer(os.environ["RAY_ADDRESS"])
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **_logging())
         return
     prepare()
@@ -81,15 +86,45 @@ def _connect(num_cpus: int | None) -> None:
             logger.warning("Ray did not start in time; this machine may be busy. Trying again")
 
 
+def _check_answer(address: str) -> None:
+    """Check that a cluster answers at HOST:PORT or ray://HOST:PORT, as ray.init waits for minutes.
+
+    Raises:
+        ValueError: nothing does within SECONDS_TO_ANSWER.
+    """
+    target = address.removeprefix("ray://")
+    if ":" not in target or "//" in target or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    try:
+        with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
+            grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
+    except grpc.FutureTimeoutError:
+        raise ValueError(
+            f"RAY_ADDRESS = {address!r}: no Ray answers there within {SECONDS_TO_ANSWER} seconds;"
+            " start that cluster, or unset RAY_ADDRESS to work on this machine"
+        ) from None
+
+
 def prepare() -> None:
     """Set the environment variables that the processes of a local Ray read when they start."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Otherwise Ray writes a token file to the home directory and demands the token everywhere.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    _demand_token()
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "60")
     # By default the raylet gives up on its agents after some 15 s and exits: too early on a busy machine.
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     _export_path()
+
+
+def _demand_token() -> None:
+    """Let Ray refuse whoever lacks a token: its ports are open on all addresses, and joining is running code.
+
+    The token is random unless the user has named one; RAY_AUTH_MODE=disabled of the user's own holds.
+    """
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray has read its variables when it was imported
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.isdisjoint(os.environ):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _start_local(num_cpus: int) -> None:
