@@ -8,11 +8,13 @@ serve deploy cluster/serve.yaml                  (the same application on a runn
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.capacity.preflight import Demand
 
 from jobs.runner.command import run
-from jobs.runtime.serve_config import Models, Scale, ServeConfig, find_models, read_keys
+from jobs.runtime.serve_config import KEYS, Models, Scale, ServeConfig, find_models, read_keys
 from visvm import storage
 from visvm.config import load
 from visvm.models import is_local, is_world
@@ -198,7 +200,8 @@ def work(config: ServeConfig) -> dict[str, Any]:
 
     find_models(config)
     read_keys(config.api_keys)
-    ray_setup.start()
+    with _keys_hidden():
+        ray_setup.start()
     start(config)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):  # Ray sets its own when it starts
@@ -207,6 +210,17 @@ def work(config: ServeConfig) -> dict[str, Any]:
     stop.wait()
     end(config.seconds)
     return {}
+
+
+@contextmanager
+def _keys_hidden() -> Iterator[None]:
+    """Keep the API keys out of the environment that Ray's processes take over from this one."""
+    keys = os.environ.pop(KEYS, None)
+    try:
+        yield
+    finally:
+        if keys is not None:
+            os.environ[KEYS] = keys
 
 
 def end(seconds: float) -> None:

@@ -158,18 +158,20 @@ def read_keys(path: str | None) -> tuple[str, ...]:
     """Return the hashes of the API keys in a file, or else in the environment; none: no key is needed.
 
     Raises:
-        ValueError: the file cannot be read, or has no key in it.
+        ValueError: the file cannot be read, or what is given has no key in it.
     """
     from actors.serving.admission import hash_key
 
     if path is None:
+        source, is_given = KEYS, KEYS in os.environ
         keys = os.environ.get(KEYS, "").split(",")
     else:
+        source, is_given = "api_keys", True
         try:
             keys = Path(path).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"api_keys = {path!r}: cannot be read ({type(error).__name__})") from None
     hashes = tuple(hash_key(key.strip().encode()) for key in keys if key.strip())
-    if path is not None and not hashes:
-        raise ValueError(f"api_keys = {path!r}: has no key in it")
+    if is_given and not hashes:  # never open to everybody because of a slip
+        raise ValueError(f"{source} = {path or os.environ[KEYS]!r}: has no key in it")
     return hashes

@@ -237,6 +237,15 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: p
         serve_config.read_keys(str(tmp_path / "keys"))
 
 
+@pytest.mark.parametrize("given", ["", " , ", ","])
+def test_keys_without_a_key_in_them_are_refused_instead_of_serving_everybody(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(serve_config.KEYS, given)
+    assert serve.main([]) == 2
+    assert f"{serve_config.KEYS} = {given!r}: has no key in it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("policy", "shown", "is_world"),
     [("world", "world", True), ("org/model", "org/model", False), ("s3://bucket/runs/model", "model", False)],
