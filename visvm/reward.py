@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from visvm.families.weights import check_finite
 from visvm.records import DecodedImage, Question
 from visvm.storage import mirror
 
@@ -61,8 +63,9 @@ class ClipScorer:
         try:
             model, preprocess = open_clip.create_model_from_pretrained(architecture, weights, **options)
             tokenizer = open_clip.get_tokenizer(architecture)
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise ValueError(f"cannot load the reward model {name}: {error}") from error
+        check_finite(model, name)
         return cls(model, preprocess, tokenizer, dtype=getattr(torch, dtype), batch_size=batch_size)
 
     def clear(self) -> None:

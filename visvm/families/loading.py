@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from visvm.families import adapters, check_supported
+from visvm.families.weights import check_finite, load_weights
 from visvm.storage import mirror
 
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
@@ -21,16 +22,18 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> tup
     (bitsandbytes, torchao) stay quantised; ``dtype`` is that of all others ("auto": as saved).
 
     Raises:
-        ValueError: the model cannot be found, or is not of a supported family.
+        ValueError: the model cannot be found, is not of a supported family, or its weights are not whole.
     """
     check_supported(name)
     folder = mirror.local(name)
     base = adapters.base_of(folder)
     source = folder if base is None else mirror.local(base)
     placed = {"device_map": {"": device}} if is_quantised(source) else {}
-    model: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=_dtype(dtype), **placed)
+    load = AutoModelForImageTextToText.from_pretrained
+    model: Any = load_weights(load, source, dtype=_dtype(dtype), **placed)
     if base is not None:
         model = adapters.attach(model, folder)
+        check_finite(model, folder)
     if not placed and device != "cpu":
         model = model.to(device)
     has_own = base is None or any(Path(folder, file).is_file() for file in PROCESSOR_FILES)

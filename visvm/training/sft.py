@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 from visvm import storage
 from visvm.families import Family
 from visvm.families.loading import load_model
+from visvm.families.weights import load_weights
 from visvm.training.captions import CaptionExample, Captions, Collator, split
 from visvm.training.config import SftConfig, read_deepspeed
 from visvm.training.lora import check_base, lora_config, targets
@@ -89,7 +90,8 @@ class PolicyTrainer(Trainer):
         if isinstance(self.model, PeftModel):  # its names are those of the file
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        saved: Any = AutoModelForImageTextToText.from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        load = AutoModelForImageTextToText.from_pretrained
+        saved = load_weights(load, resume_from_checkpoint, dtype=torch.float32)
         cast(Any, model or self.model).load_state_dict(saved.state_dict())
 
 

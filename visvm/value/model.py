@@ -22,6 +22,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from visvm.engine.tree_packing import Packed, Recorded, TreeAttention
 from visvm.families import Family, Inputs, check_supported
+from visvm.families.weights import load_weights
 from visvm.storage import mirror
 
 State = Literal["sentence", "prefix"]
@@ -113,15 +114,15 @@ class VisionValueModel(PreTrainedModel):
         return model.with_processor(processor)
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> VisionValueModel:  # type: ignore[override]
+    def from_pretrained(cls, name: Any, **kwargs: Any) -> VisionValueModel:  # type: ignore[override]
         """Load a directory or hub id: weights, head and processor.
 
         Raises:
-            ValueError: it cannot be found, or is not a value model.
+            ValueError: it cannot be found, is not a value model, or its weights are not whole.
         """
         check_value_model(str(name))
         folder = mirror.local(str(name))
-        model = super().from_pretrained(folder, *args, **kwargs)
+        model = load_weights(super().from_pretrained, folder, **kwargs)
         return model.with_processor(AutoProcessor.from_pretrained(folder))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
