@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,12 @@ from torch import Tensor, nn
 from visvm.engine import KV, Prefix, SequenceBatch
 from visvm.engine.sampling import sample, uniforms
 from visvm.records import Candidate, FinishReason, Request
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory could not be allocated, on the CPU or a GPU."""
+    kinds = MemoryError | torch.OutOfMemoryError
+    return isinstance(error, kinds) or "can't allocate memory" in str(error)  # PyTorch's on the CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +142,7 @@ class Decoder:
         self.live: list[PendingCandidate] = []
         self.waiting: deque[PendingCandidate] = deque()
         self.proposals: dict[int, Proposal] = {}
+        self.failed: dict[int, Exception] = {}
         self._tickets = 0
 
     def submit(self, branches: Sequence[TreeBranch], temperatures: Sequence[float], *, whole: bool) -> int:
@@ -152,35 +160,59 @@ class Decoder:
         key = (request.seed, request.image.content_hash, request.prompt, branch.token_ids, *place)
         return PendingCandidate(branch, temperature, uniforms(*key, num=room), ticket=self._tickets)
 
-    def step(self) -> dict[int, list[list[Candidate]]]:
-        """One token for every row that has a place; the proposals that are complete now, by ticket."""
+    def step(self) -> dict[int, list[list[Candidate]] | Exception]:
+        """One token for every row that has a place; the proposals that are complete or failed now, by ticket.
+
+        A proposal fails alone where its logits are not finite or there is no memory for its rows.
+        """
         self._seat()
         if self.live:
             self._draw()
             self._leave([i for i, row in enumerate(self.live) if self._check(row, i)])
-        if self.live:
-            states = self.rows.step([row.tokens[-1] for row in self.live])
+        self._append()
+        failed, self.failed = self.failed, {}
+        return {**self._complete(), **failed}
+
+    def _append(self) -> None:
+        """Run the tokens just drawn; while there is no memory for that, the longest row's proposal fails."""
+        while self.live:
+            try:
+                states = self.rows.step([row.tokens[-1] for row in self.live])
+            except (MemoryError, RuntimeError) as error:
+                self._fail(max(self.live, key=lambda row: row.capacity).ticket, error)
+                continue
             for row, state in zip(self.live, states.unbind(0), strict=True):
                 row.states.append(state)
-        return self._complete()
+            return
+
+    def _fail(self, ticket: int, error: Exception) -> None:
+        """End one proposal with an error; any other than a lack of memory is raised: it is everybody's."""
+        if not isinstance(error, ValueError) and not is_out_of_memory(error):
+            raise error
+        self.cancel(ticket)
+        self.failed[ticket] = error.with_traceback(None)  # whose frames would keep the memory
 
     def cancel(self, ticket: int) -> None:
         """Forget one proposal."""
         self._leave([i for i, row in enumerate(self.live) if row.ticket == ticket])
         self.waiting = deque(row for row in self.waiting if row.ticket != ticket)
-        del self.proposals[ticket]
+        self.proposals.pop(ticket, None)
 
     def clear(self) -> None:
         """Forget all proposals."""
-        self.live, self.proposals = [], {}
+        self.live, self.proposals, self.failed = [], {}, {}
         self.waiting.clear()
         self.rows.clear()
 
     def _seat(self) -> None:
         while self.waiting and self.rows.has_room(self.waiting[0].capacity):
             row = self.waiting.popleft()
-            self.rows.add(row.branch.prefix, row.branch.suffix, capacity=row.capacity)
-            self.live.append(row)
+            try:
+                self.rows.add(row.branch.prefix, row.branch.suffix, capacity=row.capacity)
+            except (MemoryError, RuntimeError) as error:
+                self._fail(row.ticket, error)
+            else:
+                self.live.append(row)
 
     def _leave(self, done: Sequence[int]) -> None:
         for i in reversed(done):
@@ -217,6 +249,8 @@ class Decoder:
         for row, token, log_prob in zip(self.live, tokens.tolist(), log_probs.tolist(), strict=True):
             row.tokens.append(token)
             row.log_probs.append(log_prob)
+        for ticket in {row.ticket for row in self.live if not isfinite(row.log_probs[-1])}:
+            self._fail(ticket, ValueError("the model computes logits that are not finite: NaN or overflow"))
 
     def _check(self, row: PendingCandidate, index: int) -> bool:
         """Close the row if its last token completes it; whether it is done."""

@@ -86,6 +86,19 @@ class SharedPrefixPolicy:
         """
         if not requests:
             return []
+        budget = self.engine.images.budget
+        try:
+            opened = self._open(requests)
+        except Exception:
+            self.engine.images.budget = budget  # a refused request leaves nothing behind
+            raise
+        if not opened:
+            self.engine.images.budget = budget
+            # A request with a long prompt must not hold up the first.
+            return self.open(requests[:1]) if len(requests) > 1 else []
+        return opened
+
+    def _open(self, requests: Sequence[Request]) -> list[Branch]:
         self._share_budget(requests)
         keys = [self._prefix_key((request.image, request.prompt)) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
@@ -163,8 +176,8 @@ class SharedPrefixPolicy:
         """
         return self.decoder.submit([_live(branch) for branch in branches], temperatures, whole=whole)
 
-    def step(self) -> dict[int, list[list[Candidate]]]:
-        """Write one token of all candidates that have a row; the proposals complete now, by number."""
+    def step(self) -> dict[int, list[list[Candidate]] | Exception]:
+        """Write one token of all candidates that have a row; the proposals complete or failed by now."""
         return self.decoder.step()
 
     def cancel(self, number: int) -> None:
@@ -191,7 +204,9 @@ class SharedPrefixPolicy:
         number = self.submit(branches, temperatures, whole=whole)
         while not (done := self.step()):
             pass
-        return done[number]
+        if isinstance(proposals := done[number], Exception):
+            raise proposals
+        return proposals
 
     def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:
         """Append one of its own candidates to each branch.

@@ -6,7 +6,7 @@ Everything else is concrete.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -103,8 +103,11 @@ class Policy(Protocol):
         """
         ...
 
-    def step(self) -> dict[int, list[list[Candidate]]]:
-        """Decode one token of each row; return the complete submissions, [branch][candidate], by number."""
+    def step(self) -> Mapping[int, list[list[Candidate]] | Exception]:
+        """Decode one token of each row; return the complete submissions, [branch][candidate], by number.
+
+        A submission that failed, and no other, has its error there.
+        """
         ...
 
     def commit(self, branches: Sequence[Branch], chosen: Sequence[Candidate]) -> list[Branch]:

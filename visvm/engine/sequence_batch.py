@@ -65,6 +65,8 @@ class SequenceBatch:
         self.prefixes.pop()
         self.lengths.pop()
         self._shared = None
+        if not self.prefixes and not self.is_fixed:
+            self.clear()  # else one long prompt would keep its memory for good
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:

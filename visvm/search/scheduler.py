@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Generic, TypeVar
 
 from visvm.records import (
@@ -193,14 +194,20 @@ class Scheduler(Generic[Result]):
 
     def turn(self) -> bool:
         """Open the tasks there is room for, decode one token of every row; return whether work was done."""
-        is_useful = self._open(self.policy.num_free) or bool(self.writing)
+        # With nothing open there is always a place: a request that has none by itself fails, and none waits.
+        is_useful = self._open(max(self.policy.num_free, not self.tasks)) or bool(self.writing)
         for number, proposals in self.policy.step().items():
-            self._resume(self.writing.pop(number), proposals)
+            if isinstance(proposals, Exception):
+                self.fail(self.writing[number], proposals)
+            else:
+                self._resume(self.writing.pop(number), proposals)
         return is_useful
 
     def answer(self, task: SearchTask[Result], answers: list[list[float]]) -> None:
-        """Give a task the scores it asked for."""
-        if task in self.tasks:
+        """Give a task the scores it asked for; one that is NaN fails the task, as it has no rank."""
+        if any(isnan(score) for scores in answers for score in scores):
+            self.fail(task, ValueError("the scorer gave a score that is not a number (NaN)"))
+        elif task in self.tasks:
             self._resume(task, answers)
 
     def fail(self, task: SearchTask[Result], error: Exception) -> None:

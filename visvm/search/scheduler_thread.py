@@ -31,6 +31,7 @@ class SchedulerThread:
         self.error: Exception | None = None
         self._commands: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
         self._busy_since: float | None = None  # None while idle
+        self._stalled_since: float | None = None  # None unless tasks wait though none runs
         self._thread = Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -56,26 +57,32 @@ class SchedulerThread:
         self._thread.join()
 
     def check(self, max_seconds: float) -> None:
-        """Check that the thread is alive and that its current turn has lasted at most ``max_seconds``.
+        """Check that the thread is alive and, within ``max_seconds``, ends its turns and opens what waits.
 
         Raises:
             EngineFailed: the thread has failed, or is stuck.
         """
         if self.error is not None or not self._thread.is_alive():
             raise EngineFailed(f"the engine failed: {type(self.error).__name__}")
-        since = self._busy_since
-        if since is not None and time.monotonic() - since > max_seconds:
-            raise EngineFailed(f"the engine has been stuck for more than {max_seconds:g} seconds")
+        for since in (self._busy_since, self._stalled_since):
+            if since is not None and time.monotonic() - since > max_seconds:
+                raise EngineFailed(f"the engine has been stuck for more than {max_seconds:g} seconds")
 
     def _run(self) -> None:
         try:
-            while self._run_commands(wait=not self.scheduler.turn()):
+            while self._run_commands(wait=not self._turn()):
                 pass
         except Exception as error:
             logger.exception("the engine failed")
             self.error = error
             self._fail_all()
         self.scheduler.close()
+
+    def _turn(self) -> bool:
+        is_useful = self.scheduler.turn()
+        is_stalled = not is_useful and self.scheduler.queue and not self.scheduler.tasks
+        self._stalled_since = (self._stalled_since or time.monotonic()) if is_stalled else None
+        return is_useful
 
     def _fail_all(self) -> None:
         """Fail all tasks, and those still to come, until ``close``."""
