@@ -72,8 +72,9 @@ def write_units(
 
 def _batches(units: pa.Table, done: pa.ChunkedArray, size: int) -> list[pa.Table]:
     """Return the batches of an undisturbed run, without the units that are done and without empty batches."""
-    whole = [units.slice(start, size) for start in range(0, units.num_rows, size)]
-    left = [batch.filter(pc.invert(pc.is_in(batch["id"], done))) for batch in whole]
+    is_left = pc.invert(pc.is_in(units["id"], done))  # once: each call makes a table of all that is done
+    starts = range(0, units.num_rows, size)
+    left = [units.slice(start, size).filter(is_left.slice(start, size)) for start in starts]
     return [batch for batch in left if batch.num_rows]
 
 

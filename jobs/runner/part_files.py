@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from visvm import storage
@@ -19,12 +19,29 @@ FILE_SECONDS = 30.0
 def read_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a folder of parquet files, file by file."""
     for part in parts(folder):
-        yield from storage.read_table(part).to_pylist()
+        yield from read_part(part).to_pylist()
 
 
 def parts(folder: str | Path) -> list[str]:
     """Return the files of a folder in the order they were written."""
     return [storage.join(str(folder), name) for name in storage.names(str(folder), "part-*.parquet")]
+
+
+def read_part(part: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file, or some of its columns.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    from pyarrow.lib import ArrowException
+
+    try:
+        return storage.read_table(part, columns)
+    except FileNotFoundError:
+        raise
+    except (ArrowException, OSError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"{part} is damaged ({why}): delete it, and its rows are made again") from None
 
 
 class PartFiles:
@@ -38,14 +55,15 @@ class PartFiles:
     def __init__(self, folder: str | Path, schema: pa.Schema, *, seconds: float = FILE_SECONDS) -> None:
         self.folder, self.schema, self.seconds = str(folder), schema, seconds
         self._pending = schema.empty_table()
-        self._next = len(parts(folder))
+        # Not their count: one in the middle may be missing.
+        self._next = 1 + max((_number(part) for part in parts(folder)), default=-1)
         self._written = time.monotonic()
 
     def columns(self, names: Sequence[str]) -> pa.Table:
         """Return some columns of everything written."""
         import pyarrow as pa
 
-        written = [storage.read_table(part, columns=names) for part in parts(self.folder)]
+        written = [read_part(part, names) for part in parts(self.folder)]
         return pa.concat_tables([self.schema.empty_table().select(names), *written])
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -74,3 +92,8 @@ class PartFiles:
             self._pending = self.schema.empty_table()
             self._next += 1
         self._written = time.monotonic()
+
+
+def _number(part: str) -> int:
+    digits = PurePath(part).stem.removeprefix("part-")
+    return int(digits) if digits.isdecimal() else -1

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 
 from jobs.runner.inputs import Inputs, differences
 from jobs.runner.lock import Lock, acquire
+from jobs.runner.part_files import read_part
 from visvm import storage
 from visvm.config import Config
 
 MANIFEST, INPUTS = "manifest.json", "inputs.json"
+RESULTS = (".parquet", ".safetensors")
 NOT_LISTED = {".lock", "checkpoints", "tensorboard", MANIFEST}
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ class RunFolder:
     """The folder ``config.out`` as a context: config.yaml at entry, metrics and manifest at the end.
 
     Raises:
-        ValueError: the folder is in use, or was written with another config.
+        ValueError: the folder is in use, was written with another config, or holds a damaged file.
         RuntimeError: another run has taken the folder meanwhile.
     """
 
@@ -45,8 +47,13 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        """Return whether an earlier run with this config finished here."""
-        return self.path is not None and is_complete(self.path)
+        """Return whether an earlier run with this config finished here, and all its files are still there."""
+        if self.path is None or not storage.exists(storage.join(self.path, MANIFEST)):
+            return False
+        if faults := _faults(self.path):
+            logger.warning("%s is not complete any more: %s; going on with it", self.path, "; ".join(faults))
+            storage.delete(storage.join(self.path, MANIFEST))
+        return not faults
 
     def is_done(self) -> bool:
         """Return whether an earlier run finished here with the inputs of now; else note them.
@@ -75,6 +82,8 @@ class RunFolder:
             self._lock = acquire(self.path)
             try:
                 self._check_config(self.path)
+                if not self.complete:
+                    _check_parts(self.path)
             except BaseException:
                 self._lock.release()
                 raise
@@ -164,7 +173,43 @@ def _mapping(path: str) -> dict[str, Any]:
 
 def is_complete(path: str) -> bool:
     """Return whether the job that writes to ``path`` has finished."""
-    return storage.exists(storage.join(path, MANIFEST))
+    return storage.exists(storage.join(path, MANIFEST)) and _listed(path) is not None
+
+
+def _faults(path: str) -> list[str]:
+    """Return which tables and weights of a finished run are not as its manifest says."""
+    listed = _listed(path)
+    if listed is None:
+        return [f"{MANIFEST} is damaged"]
+    sizes = {file.name: file.size for file in storage.walk(path)}
+    return [
+        f"{name} is missing" if name not in sizes else f"{name} has {sizes[name]} bytes instead of {size}"
+        for name, size in listed.items()
+        if name.endswith(RESULTS) and sizes.get(name) != size
+    ]
+
+
+def _listed(path: str) -> dict[str, int] | None:
+    """Return the files of a finished run with their bytes, or None if the manifest is damaged."""
+    try:
+        files = read_json(storage.join(path, MANIFEST))["files"]
+        return {name: int(file["bytes"]) for name, file in files.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _check_parts(path: str) -> None:
+    """Read all tables of an unfinished run, for an error after hours would cost the work of these hours.
+
+    Raises:
+        ValueError: naming one that is damaged.
+    """
+    if storage.is_remote(path):  # stores keep checksums of their own
+        return
+    tables = [storage.join(path, file.name) for file in storage.walk(path) if file.name.endswith(".parquet")]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda table: read_part(table).num_rows, tables):
+            pass
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -173,8 +218,15 @@ def write_json(path: str | Path, data: Any) -> None:
 
 
 def read_json(path: str) -> Any:
-    """Return what ``write_json`` wrote."""
-    return json.loads(storage.read(path))
+    """Return what ``write_json`` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        return json.loads(storage.read(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _files(path: str) -> dict[str, dict[str, int]]:

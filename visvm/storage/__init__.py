@@ -198,7 +198,7 @@ def write_table(uri: str, table: pa.Table, *, new: bool = False) -> None:
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, write_page_checksum=True)
     write(uri, sink.getvalue().to_pybytes(), new=new)
 
 
@@ -206,7 +206,7 @@ def _parquet(uri: str) -> pq.ParquetFile:
     import pyarrow.parquet as pq
 
     filesystem, path = _arrow(uri)
-    return pq.ParquetFile(path, filesystem=filesystem)
+    return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True)
 
 
 def _kind(uri: str) -> str | None:
