@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import ray
 import ray.data
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from jobs.capacity import cluster_spec
 from jobs.capacity.cluster_spec import Cluster

@@ -161,6 +161,8 @@ def new_folder(uri: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
+        for name in files_below(partial):
+            local.sync(str(partial / name))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         return

@@ -90,7 +90,12 @@ class ArrowStore:
             partial = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
             try:
                 yield partial
+                is_local = isinstance(self.filesystem, LocalFileSystem)
+                if is_local:
+                    local.sync(partial)  # else a power cut may leave an empty file under the new name
                 self.filesystem.move(partial, path)
+                if is_local:
+                    local.sync(path.rpartition("/")[0] or "/")
             except BaseException:
                 with suppress(OSError):
                     self.filesystem.delete_file(partial)

@@ -61,3 +61,12 @@ def _walk(folder: str, below: str, recursive: bool, above: tuple[tuple[int, int]
                 yield File(below + entry.name, status.st_size, str(status.st_mtime_ns))
             elif is_folder and recursive and (status.st_dev, status.st_ino) not in above:
                 yield from _walk(entry.path, f"{below}{entry.name}/", recursive, above)
+
+
+def sync(path: str) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from actors.batch.rows import FAULT, UNIT, UNITS, Row, each, table
@@ -224,6 +225,15 @@ def test_what_is_left_are_the_batches_of_an_unbroken_run() -> None:
     ):
         left = _batches(units, pa.chunked_array([done], pa.string()), 4)
         assert [batch["id"].to_pylist() for batch in left] == expected
+
+
+def test_resume_looks_units_up_once_whatever_the_number_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": str(i), "image_id": str(i), "uri": "?", "prompt": "?"} for i in range(1000)]
+    calls: list[int] = []
+    is_in = pc.is_in
+    monkeypatch.setattr(pc, "is_in", lambda *args: calls.append(1) or is_in(*args))
+    left = _batches(pa.Table.from_pylist(rows, schema=UNITS), pa.chunked_array([["5"]], pa.string()), 2)
+    assert len(left) == 500 and len(calls) == 1
 
 
 def test_files_take_rows_of_their_schema_and_are_written_when_large_or_due(

@@ -52,9 +52,7 @@ def finished(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"complete": true}', '{"files": {"a": 1}}', "\0\0\0"])
-def test_a_damaged_manifest_is_no_proof(
-    text: str, finished: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_manifest_is_no_proof(text: str, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
     (finished / "manifest.json").write_text(text)
     Path(parts(finished / "rows")[1]).unlink()
     assert main(finished) == 0
@@ -63,9 +61,7 @@ def test_a_damaged_manifest_is_no_proof(
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])
-def test_a_missing_part_is_made_again(
-    place: int, finished: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_part_is_made_again(place: int, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
     part = Path(parts(finished / "rows")[place])
     part.unlink()
     assert main(finished) == 0

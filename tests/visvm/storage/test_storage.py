@@ -57,6 +57,19 @@ def test_new_refuses_an_existing_file(place: str) -> None:
     assert storage.read(file) == b"mine"
 
 
+def test_a_local_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, seen = tmp_path / "manifest.json", []
+
+    def sync(path: str) -> None:
+        seen.append((Path(path).suffix, file.exists(), Path(path).is_dir() or Path(path).read_bytes()))
+
+    monkeypatch.setattr(arrow.local, "sync", sync)
+    storage.write(str(file), b"all of it")
+    assert seen == [(".tmp", False, b"all of it"), ("", True, True)]
+
+
 def test_readers_never_see_a_part_of_a_file(place: str) -> None:
     file, stop = storage.join(place, "x"), threading.Event()
     versions = [bytes([i]) * 300_000 for i in range(2)]
