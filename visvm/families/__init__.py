@@ -46,7 +46,7 @@ def read_config(name: str) -> Any:
     """
     base = adapters.base_of(name)
     try:
-        return AutoConfig.from_pretrained(mirror.settings(base or name))
+        return AutoConfig.from_pretrained(mirror.settings(base or name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         what = f"{name!r}, whose base is {base!r}" if base else repr(name)
         raise ValueError(f"cannot read a model at {what}: {str(error).splitlines()[0]}") from None

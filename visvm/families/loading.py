@@ -37,7 +37,7 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> tup
     if not placed and device != "cpu":
         model = model.to(device)
     has_own = base is None or any(Path(folder, file).is_file() for file in PROCESSOR_FILES)
-    return model, AutoProcessor.from_pretrained(folder if has_own else source)
+    return model, AutoProcessor.from_pretrained(folder if has_own else source, trust_remote_code=False)
 
 
 def _dtype(name: str) -> Any:
@@ -46,4 +46,7 @@ def _dtype(name: str) -> Any:
 
 def is_quantised(name: str) -> bool:
     """Return whether a model's weights were saved quantised."""
-    return getattr(AutoConfig.from_pretrained(name), "quantization_config", None) is not None
+    return (
+        getattr(AutoConfig.from_pretrained(name, trust_remote_code=False), "quantization_config", None)
+        is not None
+    )

@@ -123,7 +123,7 @@ class VisionValueModel(PreTrainedModel):
         check_value_model(str(name))
         folder = mirror.local(str(name))
         model = load_weights(super().from_pretrained, folder, **kwargs)
-        return model.with_processor(AutoProcessor.from_pretrained(folder))
+        return model.with_processor(AutoProcessor.from_pretrained(folder, trust_remote_code=False))
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Write config.json, safetensors and the processor's files to a folder."""
@@ -163,7 +163,7 @@ def check_value_model(name: str) -> VisionValueConfig:
         ValueError: the directory or hub id cannot be read, or holds another kind of model.
     """
     try:
-        config = AutoConfig.from_pretrained(mirror.settings(name))
+        config = AutoConfig.from_pretrained(mirror.settings(name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot read a value model at {name!r}: {str(error).splitlines()[0]}") from None
     if not isinstance(config, VisionValueConfig):
