@@ -19,9 +19,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.inputs.shared_paths import SharedPaths
 from jobs.inputs.stamps import training_inputs
 from jobs.runner.command import run
+from jobs.runner.hub import HubOptions
 from jobs.runner.inputs import Inputs
 from jobs.runtime.workers_config import WorkersConfig
 from visvm import storage
@@ -29,7 +29,7 @@ from visvm.config import Place
 from visvm.training.config import SftConfig, read_deepspeed
 
 
-class FinetuneConfig(SftConfig, WorkersConfig, SharedPaths):
+class FinetuneConfig(SftConfig, WorkersConfig, HubOptions):
     """The policy to fine-tune and the captions to learn."""
 
     # The world's vision encoder does not survive that learning rate, and is kept as it is.
@@ -40,7 +40,7 @@ class FinetuneConfig(SftConfig, WorkersConfig, SharedPaths):
         "train_vision": False,
     }
 
-    OPERATIONAL = SharedPaths.OPERATIONAL | {"max_error_share"}
+    OPERATIONAL = HubOptions.OPERATIONAL | {"max_error_share"}
 
     captions: tuple[Place, ...] = Field(
         min_length=1,

@@ -21,9 +21,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from jobs.inputs.shared_paths import SharedPaths
 from jobs.inputs.stamps import training_inputs
 from jobs.runner.command import run
+from jobs.runner.hub import HubOptions
 from jobs.runner.inputs import Inputs
 from jobs.runtime.workers_config import WorkersConfig
 from visvm import storage
@@ -33,7 +33,7 @@ from visvm.training.config import ValueTraining, read_deepspeed
 NUM_READ = 512  # images that are read before training starts; it leaves out what else cannot be used
 
 
-class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
+class TrainValueConfig(ValueTraining, WorkersConfig, HubOptions):
     """The policy to start from and the rollouts to learn from."""
 
     # The world's vision encoder does not survive that learning rate, and is kept as it is.
@@ -45,7 +45,7 @@ class TrainValueConfig(ValueTraining, WorkersConfig, SharedPaths):
         "train_vision": False,
     }
 
-    OPERATIONAL = SharedPaths.OPERATIONAL | {"max_error_share"}
+    OPERATIONAL = HubOptions.OPERATIONAL | {"max_error_share"}
 
     rollouts: tuple[Place, ...] = Field(min_length=1, description="run folders of generate-triples")
 

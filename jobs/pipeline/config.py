@@ -6,17 +6,17 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.inputs.shared_paths import SharedPaths
 from jobs.inputs.stamps import image_inputs
+from jobs.runner.hub import HubOptions
 from jobs.runner.inputs import Inputs
 from jobs.runner.part_files import FILE_SECONDS
 from visvm.config import ModelName, Options, Place
 
 
-class ImagesConfig(SharedPaths):
+class ImagesConfig(HubOptions):
     """The fields of every job that takes images through actors."""
 
-    OPERATIONAL = SharedPaths.OPERATIONAL | {"max_error_share", "commit_seconds"}
+    OPERATIONAL = HubOptions.OPERATIONAL | {"max_error_share", "commit_seconds"}
 
     images: Place = Field(description="folder of images, parquet file or COCO annotation .json")
     out: Place = Field(description="run folder")

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from jobs.runner import logs
+from jobs.runner import hub, logs
 from jobs.runner.flags import parse, parse_all
 from jobs.runner.run_folder import RunFolder
 from visvm.config import Config
@@ -56,11 +56,16 @@ def run(
         config, is_printed = parse_all(config_class, argv, doc=doc, verb=verb_of(work))
         if is_printed:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="", flush=True)
+        publish = config.push_to_hub if isinstance(config, hub.HubOptions) else None
+        if publish:
+            hub.check_login(publish)
         with interruptible(), RunFolder.of(config) as folder:
             if folder.is_done():
                 logger.info("%s is complete already; nothing to do", folder.path)
             else:
                 folder.finish(work(config))
+            if publish and folder.path:
+                print(f"hub:    {hub.push(folder.path, publish)}", flush=True)
         _close(folder, next_command(config) if next_command else None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from jobs.runner import data_card
 from jobs.runner.inputs import Inputs, differences
 from jobs.runner.lock import Lock, acquire
 from jobs.runner.part_files import read_part
@@ -105,6 +106,7 @@ class RunFolder:
             return
         self._check_lock()
         write_json(storage.join(self.path, "metrics.json"), metrics)
+        data_card.write(self.path)
         manifest = {
             "config_sha256": _digest(self.config),
             "inputs_sha256": self._inputs.fingerprint,

@@ -45,7 +45,7 @@ def train(settings: dict[str, Any], left_out: Sequence[str] = ()) -> dict[str, A
         checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
             trainer.train(resume_from_checkpoint=folder)
-        sft.save_policy(trainer, storage.join(config.out, "model"))
+        sft.save_policy(trainer, storage.join(config.out, "model"), config)
     return sft.training_metrics(trainer)
 
 

@@ -35,7 +35,16 @@ class LoraSettings(Config):
         return 2 * self.rank if self.alpha is None else self.alpha
 
 
-class TrainingConfig(Config):
+class CardOptions(Config):
+    """What the model card says of licence and data."""
+
+    license: str | None = Field(
+        None, description="licence of the result, such as apache-2.0; else that of the model it began with"
+    )
+    datasets: tuple[str, ...] = Field((), description="hub ids of the images trained on, for the model card")
+
+
+class TrainingConfig(CardOptions):
     """Weights, precision and checkpoints of a training run."""
 
     train_vision: bool = Field(True, description="train the vision encoder too")

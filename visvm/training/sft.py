@@ -16,7 +16,8 @@ from visvm.families import Family
 from visvm.families.loading import load_model
 from visvm.families.weights import load_weights
 from visvm.training.captions import CaptionExample, Captions, Collator, split
-from visvm.training.config import SftConfig, read_deepspeed
+from visvm.training.cards import front_matter, label
+from visvm.training.config import CardOptions, SftConfig, read_deepspeed
 from visvm.training.lora import check_base, lora_config, targets
 
 
@@ -124,7 +125,7 @@ def build_trainer(
     )
 
 
-def save_policy(trainer: Trainer, folder: str) -> None:
+def save_policy(trainer: Trainer, folder: str, options: CardOptions) -> None:
     """Write weights, processor and model card as one policy directory; call it on every worker."""
     if not trainer.args.should_save:
         with TemporaryDirectory() as scratch:  # saving gathers this worker's shards on the worker that writes
@@ -135,7 +136,7 @@ def save_policy(trainer: Trainer, folder: str) -> None:
         (partial / "training_args.bin").unlink()  # a pickle that repeats the card and config.yaml
         collator: Any = trainer.data_collator
         collator.family.processor.save_pretrained(partial)
-        (partial / "README.md").write_text(model_card(trainer))
+        (partial / "README.md").write_text(model_card(trainer, options))
 
 
 def training_metrics(trainer: Trainer) -> dict[str, Any]:
@@ -154,21 +155,18 @@ def training_metrics(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def model_card(trainer: Trainer) -> str:
+def model_card(trainer: Trainer, options: CardOptions) -> str:
     """Return the model card of a fine-tuned policy: base model, data, settings, losses, limits."""
     metrics, arguments = training_metrics(trainer), trainer.args
     base = cast(Any, trainer.model).config._name_or_path
     losses = [entry["loss"] for entry in metrics["loss"]]
     loader = "PeftModel" if isinstance(trainer.model, PeftModel) else "AutoModelForImageTextToText"
     held_out = [f", {entry['loss']:.4f} on held-out images" for entry in metrics["eval_loss"][-1:]]
-    return f"""---
-library_name: {"peft" if isinstance(trainer.model, PeftModel) else "transformers"}
-pipeline_tag: image-text-to-text
-base_model: {base}
----
-# Policy fine-tuned by visvm
+    library = "peft" if isinstance(trainer.model, PeftModel) else "transformers"
+    head = front_matter(base, options, tags=("image-captioning",), library=library)
+    return f"""{head}# Policy fine-tuned by visvm
 
-{_trained(trainer.model)} of `{base}` was trained on {metrics["num_train_captions"]} searched captions
+{_trained(trainer.model)} of `{label(base)}` was trained on {metrics["num_train_captions"]} searched captions
 ({metrics["num_caption_tokens"]} tokens), {arguments.num_train_epochs:g} epochs, {metrics["num_steps"]} steps,
 peak learning rate {arguments.learning_rate:g}, loss on the captions' tokens only.
 Loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last{"".join(held_out)}.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from visvm.training.value_loop import ValueTraining
+from visvm.training.cards import front_matter, label
+from visvm.training.config import ValueTraining
 from visvm.value import VisionValueConfig
 
 
@@ -12,13 +13,10 @@ def model_card(
     policy: str, training: ValueTraining, model: VisionValueConfig, metrics: dict[str, Any]
 ) -> str:
     """Return the README.md of a model directory: base model, data, outputs, settings, metrics, limits."""
-    settings = "\n".join(f"| {key} | {value} |" for key, value in training.model_dump().items())
-    return f"""---
-library_name: transformers
-base_model: {policy}
-tags: [vision-value-model, reward-model]
----
-# Vision value model of `{policy}`
+    trained = training.model_dump(include=set(ValueTraining.model_fields) - {"license", "datasets"})
+    settings = "\n".join(f"| {key} | {value} |" for key, value in trained.items())
+    head = front_matter(policy, training, tags=("vision-value-model", "reward-model"))
+    return f"""{head}# Vision value model of `{label(policy)}`
 
 {_trained(training)} by TD(0) on the policy's own rollouts: {metrics["num_sentences"]} sentences of
 {metrics["num_images"]} images, rewarded by the CLIP cosine of sentence and image.

@@ -198,7 +198,9 @@ def save(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFas
     """Write the policy for transformers: weights in half precision, to be computed in single precision."""
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.half().save_pretrained(folder)
+    names = ("vision_tower.", "vision_tower.vision_model.")  # ours, and the hub's, which vLLM expects
+    weights = {name.replace(*names, 1): weight for name, weight in model.half().state_dict().items()}
+    model.save_pretrained(folder, state_dict=weights)
     settings: Any = model.float().config
     for part in (settings, settings.text_config, settings.vision_config):
         part.dtype = torch.float32

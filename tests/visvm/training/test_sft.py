@@ -27,6 +27,7 @@ from visvm.training.captions import (
     read_captions,
     split,
 )
+from visvm.training.config import CardOptions
 
 PROMPT = "Describe the following image."
 
@@ -115,7 +116,7 @@ def test_loss_equals_the_policys_negative_log_probability(name: str, tmp_path: P
 def test_the_fine_tuned_policy_loads_and_has_learned(llava: Path, tmp_path: Path) -> None:
     trainer = trainer_of(llava, make_examples(tmp_path), tmp_path / "scratch", learning_rate=1e-2, epochs=6)
     trainer.train()
-    sft.save_policy(trainer, str(tmp_path / "model"))
+    sft.save_policy(trainer, str(tmp_path / "model"), CardOptions())
     metrics = sft.training_metrics(trainer)
     assert metrics["loss"][-1]["loss"] < 0.6 * metrics["loss"][0]["loss"]
     assert metrics["num_steps"] == 12
@@ -126,10 +127,9 @@ def test_the_fine_tuned_policy_loads_and_has_learned(llava: Path, tmp_path: Path
     assert any("vision_tower" in name for name in moved) and any("language_model" in name for name in moved)
     policy = SharedPrefixPolicy.from_pretrained(str(tmp_path / "model"))
     assert policy.propose(policy.open([Request(tiny.image(0), PROMPT)]), [0])
-    assert (
-        not list((tmp_path / "model").glob("*.bin"))
-        and "base_model" in (tmp_path / "model" / "README.md").read_text()
-    )
+    assert not list((tmp_path / "model").glob("*.bin"))
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()} == {0o644}
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in (tmp_path / "model").iterdir())
 
 
 def test_losses_do_not_depend_on_the_micro_batch(llava: Path, tmp_path: Path) -> None:
