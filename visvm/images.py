@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from visvm import storage
 from visvm.records import DecodedImage
@@ -173,7 +173,8 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if is_turned else image  # without a copy
     except Exception:  # a broken EXIF block says nothing about the pixels
         return image
 
@@ -209,7 +210,9 @@ def _eight_bits(image: Image.Image, white: float) -> Image.Image:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):  # nor are they where one is not a number
         raise ValueError(f"its values, {low:g} to {high:g}, are not between 0 (black) and {white:g} (white)")
-    return Image.fromarray((values * (255 / white) + 0.5).astype(np.uint8))
+    values *= 255 / white  # in place: four bytes a pixel are much
+    values += 0.5
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _white(image: Image.Image) -> float:
