@@ -29,6 +29,7 @@ class TreeBranch:
 
     ``suffix`` are that text's keys and values (one row), ``state`` [hidden] the last
     hidden state, from which the next token is drawn. ``num_prompt_tokens`` are those of image and prompt.
+    The first ``num_given`` of ``token_ids`` are the start of the answer that the request gave.
     ``proposed`` keeps what going on from a candidate needs, so that nothing is computed twice, and
     ``states`` the last hidden state of each candidate sentence, by its tokens.
     """
@@ -42,6 +43,7 @@ class TreeBranch:
     text: str = ""
     sentences: tuple[str, ...] = ()
     ended: bool = False
+    num_given: int = 0
     proposed: dict[tuple[int, ...], tuple[KV, Tensor]] = field(default_factory=dict, repr=False)
     states: dict[tuple[int, ...], Tensor] = field(default_factory=dict, repr=False)
 
@@ -156,7 +158,7 @@ class Decoder:
 
     def _row(self, branch: TreeBranch, temperature: float, place: tuple[bool, int]) -> PendingCandidate:
         request, most = branch.request, self.language.options.max_new_tokens
-        room = min(most, request.max_tokens or most) - len(branch.token_ids)
+        room = min(most, request.max_tokens or most) - len(branch.token_ids) + branch.num_given
         key = (request.seed, request.image.content_hash, request.prompt, branch.token_ids, *place)
         return PendingCandidate(branch, temperature, uniforms(*key, num=room), ticket=self._tickets)
 

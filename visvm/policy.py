@@ -16,7 +16,7 @@ from visvm.engine.linear import few_rows
 from visvm.engine.selftest import check_once
 from visvm.families import Family
 from visvm.families.loading import load_model
-from visvm.records import Branch, Candidate, DecodedImage, Request
+from visvm.records import Branch, Candidate, DecodedImage, Prompt, Request
 from visvm.sentences import TERMINALS, split_sentences
 
 MIB = 2**20
@@ -41,7 +41,7 @@ class SharedPrefixPolicy:
         self.engine.packed += pack_linears(model.lm_head)
         self.decoder = Decoder(self, rows, Head(model.lm_head, self.family.text_config))
         self._closes: dict[int, bool] = {}
-        self._stored: WeakValueDictionary[tuple[str, str], Prefix] = WeakValueDictionary()
+        self._stored: WeakValueDictionary[tuple[str, Prompt], Prefix] = WeakValueDictionary()
 
     @classmethod
     def from_pretrained(
@@ -108,7 +108,7 @@ class SharedPrefixPolicy:
         opened = [(request, known[key]) for request, key in zip(requests, keys, strict=True) if key in known]
         return self._read_prompts([request for request, _ in opened], [prefix for _, prefix in opened])
 
-    def stored(self, pairs: Sequence[tuple[DecodedImage, str]]) -> list[Prefix]:
+    def stored(self, pairs: Sequence[tuple[DecodedImage, Prompt]]) -> list[Prefix]:
         """Return the stored images of (image, prompt) pairs; those that are not open are encoded now.
 
         Raises:
@@ -136,24 +136,30 @@ class SharedPrefixPolicy:
                 raise ValueError(f"candidate {one.text!r} was not proposed for this branch")
         return torch.stack([known[one.token_ids] for one in candidates])
 
-    def _prefix_key(self, pair: tuple[DecodedImage, str]) -> tuple[str, str]:
+    def _prefix_key(self, pair: tuple[DecodedImage, Prompt]) -> tuple[str, Prompt]:
         """What requests must have in common to share an encoding: the image, and a prompt read with it."""
         image, prompt = pair
-        return image.content_hash, prompt if self.family.prompt_in_prefix else ""
+        return image.content_hash, self.family.prefix_prompt(prompt)
 
     def _share_budget(self, requests: Sequence[Request]) -> None:
         """Give to images what rows leave of the budget."""
         if self.options.cache_mb is not None:
-            longest = max(len(self.family.prompt_ids(request.prompt)) for request in requests)
+            longest = max(
+                len(self.family.prompt_ids(one.prompt)) + len(self.family.start_ids(one.prompt, one.start))
+                for one in requests
+            )
             taken = self.decoder.rows.most_bytes(longest + self.options.max_new_tokens)
             self.engine.images.budget = max(0, self.options.cache_mb * MIB - taken)
 
     def _read_prompts(self, requests: Sequence[Request], prefixes: Sequence[Prefix]) -> list[Branch]:
         if not requests:
             return []
-        prompts = [self.family.prompt_ids(request.prompt) for request in requests]
+        starts = [tuple(self.family.start_ids(one.prompt, one.start)) for one in requests]
+        prompts = [
+            self.family.prompt_ids(one.prompt) + start for one, start in zip(requests, starts, strict=True)
+        ]
         hidden, kv = torch.empty(0), self.engine.new_kv(len(prompts), 0)
-        if not self.family.prompt_in_prefix:
+        if any(prompts):
             hidden, kv = self.engine.read(prefixes, prompts)
         return [
             TreeBranch(
@@ -162,8 +168,14 @@ class SharedPrefixPolicy:
                 kv.row(i, 0, len(prompt)),
                 hidden[i, len(prompt) - 1].clone() if prompt else prefix.state,
                 num_prompt_tokens=prefix.length + len(prompt),
+                token_ids=start,
+                text=(text := self._decode(start)),
+                sentences=tuple(split_sentences(text)),
+                num_given=len(start),
             )
-            for i, (request, prefix, prompt) in enumerate(zip(requests, prefixes, prompts, strict=True))
+            for i, (request, prefix, prompt, start) in enumerate(
+                zip(requests, prefixes, prompts, starts, strict=True)
+            )
         ]
 
     def submit(
@@ -233,6 +245,7 @@ class SharedPrefixPolicy:
             text=branch.text + candidate.text,
             sentences=(*branch.sentences, *split_sentences(candidate.text)),
             ended=candidate.ended,
+            num_given=branch.num_given,
         )
 
     def closes(self, token: int) -> bool:

@@ -26,16 +26,47 @@ class DecodedImage:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One caption to write; its text depends only on (seed, content of the image, prompt).
+class Turn:
+    """One message of a conversation."""
 
-    ``max_tokens`` limits its length, if it is less than the limit of the policy.
+    role: Literal["user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt of several turns, by the user first and last; the image is in turn ``image_turn``."""
+
+    turns: tuple[Turn, ...]
+    image_turn: int = 0
+
+    def __str__(self) -> str:
+        """Return the text of the last turn, for a scorer that reads one prompt."""
+        return self.turns[-1].text
+
+    def head(self) -> Conversation:
+        """Return the turns up to the image's, that one without its text: what comes before the image."""
+        return Conversation((*self.turns[: self.image_turn], Turn("user", "")), self.image_turn)
+
+
+Prompt = str | Conversation
+
+
+@dataclass(frozen=True)
+class Request:
+    """One caption to write; its text depends only on (seed, content of the image, prompt, start).
+
+    ``start`` is text that the answer begins with; the caption is what follows it. ``max_tokens`` limits the
+    caption's length, if it is less than the limit of the policy. The caption ends before the first of the
+    texts ``stop``.
     """
 
     image: DecodedImage
-    prompt: str
+    prompt: Prompt
     seed: int = 0
     max_tokens: int | None = None
+    start: str = ""
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,11 +158,12 @@ class Policy(Protocol):
 class Question:
     """Candidate next sentences of one caption, to be scored.
 
+    ``prompt`` is text, or a ``Conversation`` of a request with several turns (``str`` gives its last).
     ``prefix`` holds the sentences so far; ``ended[j]`` tells whether the caption ends with sentence j.
     """
 
     image: DecodedImage
-    prompt: str
+    prompt: Prompt
     prefix: tuple[str, ...]
     sentences: tuple[str, ...]
     ended: tuple[bool, ...]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, cast
 
 from actors.serving.remote_scorer import RemoteScorer
 from actors.serving.retry import refusal
-from visvm.chat import CaptionResult, CaptionSpec, ChatError, Event, Step, search_of
+from visvm.chat import AnswerText, CaptionResult, CaptionSpec, ChatError, Event, Step, search_of
 from visvm.images import decode
 from visvm.records import Caption, DecodedImage, Question, Request, TraceStep
 from visvm.search import SentenceSearch, find_method
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from visvm.value.head_scorer import HeadScorer
 
 
-class Captioner:
+class CaptionWriter:
     """Write the captions of many requests with one policy.
 
     ``scorers`` are keyed by what a search method needs ("reward", "value", ...): remote ones, or heads on the
@@ -72,26 +73,31 @@ class CaptionStream:
     """The captions of one request: runs search tasks on the engine thread, gives their events to asyncio."""
 
     def __init__(
-        self, spec: CaptionSpec, data: bytes, captioner: Captioner, *, image: DecodedImage, follow: bool
+        self, spec: CaptionSpec, data: bytes, writer: CaptionWriter, *, image: DecodedImage, follow: bool
     ) -> None:
-        self.spec, self.data, self.follow, self.engine_thread = spec, data, follow, captioner.engine_thread
-        self.scorer = captioner.scorers.get(find_method(spec.method).needs)
+        self.spec, self.data, self.follow, self.engine_thread = spec, data, follow, writer.engine_thread
+        self.scorer = writer.scorers.get(find_method(spec.method).needs)
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self.scoring: set[asyncio.Task[None]] = set()
         self.started = time.perf_counter()
         search = search_of(spec)
         self.tasks = [
-            self._task(i, Request(image, spec.prompt, seed, spec.max_tokens), search)
+            self._task(i, Request(image, spec.prompt, seed, spec.max_tokens, spec.start, spec.stop), search)
             for i, seed in enumerate(spec.seeds)
         ]
 
     def _task(self, index: int, request: Request, search: SentenceSearch) -> SearchTask[Caption]:
+        answer = AnswerText(request)
+
         def on_step(text: str, step: TraceStep | None) -> None:
-            self._post(Step(index, text, step.row() if step and self.spec.trace else None))
+            self._post(Step(index, answer.feed(text), step.row() if step and self.spec.trace else None))
 
         def on_done(task: SearchTask[Caption]) -> None:
-            self._post(self._outcome(index, task))
+            outcome = self._outcome(index, task)
+            if answer.text and isinstance(outcome, CaptionResult):
+                self._post(Step(index, outcome.text[answer.num_sent :], None))
+            self._post(outcome)
 
         given = (self._ask, on_done, on_step if self.follow else ignore, head_of(self.scorer))
         return SearchTask(request, search.write, *given)
@@ -129,10 +135,14 @@ class CaptionStream:
         self.loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
     def _ask(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
-        if self.scorer is not None and not isinstance(self.scorer, RemoteScorer):
-            self.engine_thread.scheduler.answer(task, self.scorer.score(questions))
+        if self.scorer is None or iscoroutinefunction(self.scorer.score):
+            self.loop.call_soon_threadsafe(self._send, task, questions)
             return
-        self.loop.call_soon_threadsafe(self._send, task, questions)
+        scheduler, head = self.engine_thread.scheduler, cast("HeadScorer", self.scorer)
+        try:
+            scheduler.answer(task, head.score(questions))
+        except Exception as error:
+            scheduler.fail(task, error)
 
     def _send(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
         scoring = self.loop.create_task(self._score(task, questions))
@@ -141,8 +151,9 @@ class CaptionStream:
 
     async def _score(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
         try:
-            if not isinstance(self.scorer, RemoteScorer):
+            if self.scorer is None:
                 raise ValueError("this search asks for scores and has no scorer: set its `needs`")
-            self.engine_thread.answer(task, await self.scorer.score(questions, self.data))
+            scorer = cast(RemoteScorer, self.scorer)
+            self.engine_thread.answer(task, await scorer.score(questions, self.data))
         except Exception as error:
             self.engine_thread.fail(task, error)

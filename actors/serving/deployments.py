@@ -15,7 +15,7 @@ from ray.serve import metrics
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from actors.serving.caption_stream import Captioner
+from actors.serving.caption_stream import CaptionWriter
 from actors.serving.http_app import make_app
 from actors.serving.remote_scorer import Query, RemoteScorer, ScorerReplica, Scores
 from actors.serving.service import ChatService, Settings
@@ -77,27 +77,27 @@ class PolicyDeployment:
         remote = {needs: RemoteScorer(handle) for needs, handle in scorers.items()}
         model = SharedPrefixPolicy.from_pretrained(**policy)
         local = {needs: load_head(head, model, output=needs) for needs, head in heads.items()}
-        self.captioner = Captioner(model, remote | local, max_pixels=max_pixels)
+        self.writer = CaptionWriter(model, remote | local, max_pixels=max_pixels)
         self.patience = patience
         self.gauges = {
             name: metrics.Gauge(f"visvm_engine_{name}", description=f"{name} of the engine, in use now")
-            for name in self.captioner.usage()
+            for name in self.writer.usage()
         }
 
     async def write(self, spec: CaptionSpec, data: bytes, follow: bool) -> AsyncIterator[Event]:
-        """Yield a request's events; see ``Captioner.write``."""
-        async for event in self.captioner.write(spec, data, follow=follow):
+        """Yield a request's events; see ``CaptionWriter.write``."""
+        async for event in self.writer.write(spec, data, follow=follow):
             yield event
 
     async def usage(self) -> dict[str, int]:
-        """Return what is in use; see ``Captioner.usage``."""
-        return self.captioner.usage()
+        """Return what is in use; see ``CaptionWriter.usage``."""
+        return self.writer.usage()
 
     def check_health(self) -> None:
         """Raise an error if the engine is dead or stuck; Serve then replaces this replica."""
-        for name, value in self.captioner.usage().items():
+        for name, value in self.writer.usage().items():
             self.gauges[name].set(value)
-        self.captioner.engine_thread.check(self.patience)
+        self.writer.engine_thread.check(self.patience)
 
 
 class _Scoring:

@@ -150,7 +150,8 @@ def _chunks(event: Step | CaptionResult, told: dict[int, int], reply: Reply, *, 
     """Yield the chunks of an event; ``told`` counts the sentences sent of each caption."""
     if isinstance(event, Step):
         told[event.index] += 1
-        yield reply.sentence(event.index, event.text, event.step)
+        if event.text or event.step:
+            yield reply.sentence(event.index, event.text, event.step)
         return
     # Nothing was sent yet of a caption that was chosen as a whole.
     for sentence in () if told[event.index] else event.sentences:

@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.serving.retry import persist
 from visvm.images import decode
-from visvm.records import DecodedImage, Question, Scorer
+from visvm.records import DecodedImage, Prompt, Question, Scorer
 
 NUM_TRIES = 20  # with the waits between them, enough for Serve to replace a replica
 Scores = list[list[float]]
@@ -23,7 +23,7 @@ class Query:
     """
 
     key: str
-    questions: tuple[tuple[str, tuple[str, ...], tuple[str, ...], tuple[bool, ...]], ...]
+    questions: tuple[tuple[Prompt, tuple[str, ...], tuple[str, ...], tuple[bool, ...]], ...]
     data: bytes | None = None
 
     def about(self, image: DecodedImage) -> list[Question]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from actors.serving.caption_stream import Captioner
+from actors.serving.caption_stream import CaptionWriter
 from actors.serving.http_app import make_app
 from actors.serving.service import ChatService, Settings
 from tests.support.fakes import FakePolicy, FakeScorer
@@ -72,7 +72,7 @@ class Local:
 
     def __init__(self, policy: Any = None, scorer: Any = None, **settings: Any) -> None:
         scorers: Any = {"reward": scorer or LocalScorer()}
-        self.captioner = Captioner(policy or FakePolicy(), scorers, max_pixels=10_000)
+        self.writer = CaptionWriter(policy or FakePolicy(), scorers, max_pixels=10_000)
         fields: dict[str, Any] = {
             "policy": "fake",
             "is_world": False,
@@ -87,7 +87,7 @@ class Local:
         self.client = TestClient(make_app(self.service), raise_server_exceptions=False)
 
     async def write(self, spec: CaptionSpec, data: bytes, follow: bool) -> AsyncIterator[Event]:
-        async for event in self.captioner.write(spec, data, follow=follow):
+        async for event in self.writer.write(spec, data, follow=follow):
             yield event
 
     def chat(self, data: dict[str, Any], **more: Any) -> Any:
@@ -95,7 +95,7 @@ class Local:
         return self.client.post("/v1/chat/completions", json=data, **more)
 
     def close(self) -> None:
-        self.captioner.engine_thread.close()
+        self.writer.engine_thread.close()
 
 
 def decoded(data: bytes) -> DecodedImage:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 
 from visvm.records import Branch, Candidate, DecodedImage, Question, Request
+from visvm.sentences import split_sentences
 
 WORDS = ("cat", "dog", "cup", "chair", "clock", "bench", "kite", "sheep")
 
@@ -65,7 +66,7 @@ class FakePolicy:
 
     def open(self, requests: Sequence[Request]) -> list[FakeBranch]:
         assert requests, "nothing to open"
-        return [FakeBranch(one) for one in requests]
+        return [FakeBranch(one, tuple(split_sentences(one.start))) for one in requests]
 
     def submit(
         self, branches: Sequence[FakeBranch], temperatures: Sequence[float], *, whole: bool = False

@@ -4,6 +4,7 @@ Requests and responses have one field beyond OpenAI's, ``visvm``: the search opt
 details of the search in a response.
 """
 
+from visvm.chat.answer_text import AnswerText
 from visvm.chat.errors import ChatError, invalid
 from visvm.chat.request import (
     MODELS,
@@ -19,6 +20,7 @@ from visvm.chat.response import DONE, CaptionResult, Event, Reply, Step, find_mo
 __all__ = [
     "DONE",
     "MODELS",
+    "AnswerText",
     "CaptionResult",
     "CaptionSpec",
     "ChatError",

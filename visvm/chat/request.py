@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from visvm.chat.errors import ChatError
+from visvm.chat.messages import Message, read_messages
 from visvm.config import Config
-from visvm.prompts import DETAIL_PROMPTS
+from visvm.records import Prompt
 from visvm.search import METHODS, SearchConfig, SentenceSearch, make_search
 from visvm.search.draft import TEMPERATURES
 
@@ -40,57 +41,6 @@ class ChatLimits(Config):
     max_prompt_chars: int = Field(4000, ge=1, description="characters of the prompt")
 
 
-class ImageURL(BaseModel):
-    """The URL of the image: data:, or http(s) from a host that the server allows."""
-
-    url: str = Field(min_length=1)
-
-
-def _as_url(value: Any) -> Any:
-    return {"url": value} if isinstance(value, str) else value
-
-
-class ImagePart(BaseModel):
-    """The image part of a message; its URL may also be given as a string."""
-
-    type: Literal["image_url"]
-    image_url: Annotated[ImageURL, BeforeValidator(_as_url, json_schema_input_type=ImageURL | str)]
-
-
-class TextPart(BaseModel):
-    """A text part of a message; together they are the prompt."""
-
-    type: Literal["text"]
-    text: str
-
-    @field_validator("text")
-    @classmethod
-    def _is_unicode(cls, value: str) -> str:
-        if any("\ud800" <= char <= "\udfff" for char in value):
-            raise ValueError("expected Unicode text, got a lone surrogate")
-        return value
-
-
-Parts = list[Annotated[ImagePart | TextPart, Field(discriminator="type")]]
-
-
-def _as_parts(value: Any) -> Any:
-    if isinstance(value, str):
-        return [{"type": "text", "text": value}]
-    if not isinstance(value, list | None):
-        raise ValueError("expected a string or a list of parts")
-    return value
-
-
-class Message(BaseModel):
-    """One turn of a conversation; its content may also be given as a string."""
-
-    role: str
-    content: Annotated[
-        Parts | None, BeforeValidator(_as_parts, json_schema_input_type=Parts | str | None)
-    ] = None
-
-
 class StreamOptions(BaseModel):
     """Options of a stream."""
 
@@ -112,6 +62,16 @@ class SearchOptions(SearchConfig):
     centre: float = Field(0.0, ge=-1, le=1, description="oracle: taken off every reward")
 
 
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=256)]],
+    Field(max_length=16, description="the caption ends before the first of these texts"),
+]
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class ChatRequest(BaseModel):
     """The body of POST /v1/chat/completions. Of OpenAI's other fields, ``UNSUPPORTED`` are refused."""
 
@@ -124,6 +84,10 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1, description="captions; caption i has seed + i")
     seed: int | None = Field(None, ge=-(2**62), lt=2**62)
+    stop: Annotated[Stops | None, BeforeValidator(_as_list, json_schema_input_type=Stops | str | None)] = None
+    continue_final_message: bool | None = Field(
+        None, description="false: do not continue the assistant's last"
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     visvm: SearchOptions | None = None
@@ -134,12 +98,14 @@ class CaptionSpec:
     """A checked request for ``len(seeds)`` captions of the image at ``url``."""
 
     url: str
-    prompt: str
+    prompt: Prompt
     method: str
     search: SearchConfig
     seeds: tuple[int, ...]
     max_tokens: int
     trace: bool
+    start: str = ""
+    stop: tuple[str, ...] = ()
 
 
 def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) -> CaptionSpec:
@@ -150,7 +116,8 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
     """
     _check_fields(request.model_extra or {})
     options = request.visvm or SearchOptions.model_validate({})
-    url, prompt = _read_messages(request.messages, limits)
+    url, prompt, start = read_messages(request.messages, continues=request.continue_final_message)
+    _check_length(request.messages, limits)
     method, search = _read_method(request, options, methods)
     n, seed = request.n or 1, request.seed or 0
     if n > limits.max_n:
@@ -166,6 +133,8 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
         seeds=tuple(range(seed, seed + n)),
         max_tokens=min(wanted, limits.max_tokens),
         trace=options.trace,
+        start=start,
+        stop=tuple(request.stop or ()),
     )
 
 
@@ -175,19 +144,11 @@ def _check_fields(extra: dict[str, Any]) -> None:
             raise ChatError(400, f"{name} is not supported", param=name, code="unsupported_parameter")
 
 
-def _read_messages(messages: Sequence[Message], limits: ChatLimits) -> tuple[str, str]:
-    """Return (the URL of the image, the prompt)."""
-    if len(messages) != 1 or messages[0].role != "user":
-        raise ChatError(400, "exactly one message is supported, of role user", param="messages")
-    parts = messages[0].content or []
-    urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
-    if len(urls) != 1:
-        raise ChatError(400, "exactly one image_url part is supported", param="messages")
-    prompt = "\n".join(part.text for part in parts if isinstance(part, TextPart))
-    if len(prompt) > limits.max_prompt_chars:
-        what = f"the prompt has {len(prompt)} characters, at most {limits.max_prompt_chars} are served"
+def _check_length(messages: Sequence[Message], limits: ChatLimits) -> None:
+    length = sum(len(message.text) for message in messages)
+    if length > limits.max_prompt_chars:
+        what = f"the prompt has {length} characters, at most {limits.max_prompt_chars} are served"
         raise ChatError(400, what, param="messages")
-    return urls[0], prompt if prompt.strip() else DETAIL_PROMPTS[0]
 
 
 def _read_method(

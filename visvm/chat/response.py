@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from visvm.chat.answer_text import trim
 from visvm.chat.errors import ChatError
 from visvm.chat.request import MODELS, no_such_model
 from visvm.records import Caption
@@ -43,13 +44,15 @@ class CaptionResult:
     @classmethod
     def of(cls, index: int, caption: Caption, *, trace: bool) -> CaptionResult:
         """Convert ``caption``, dropping its image and, unless ``trace`` is set, its trace."""
+        first, rest = caption.sentences[:1], caption.sentences[1:]
+        sentences = (*(trim(text, caption.request) for text in first), *rest)
         chosen = [len(step.candidates[step.choice].token_ids) for step in caption.trace]
         cost = caption.cost
         return cls(
             index=index,
             method=caption.method,
-            text=caption.text,
-            sentences=caption.sentences,
+            text="".join(sentences),
+            sentences=sentences,
             values=caption.values,
             trace=[step.row() for step in caption.trace] if trace else [],
             finish_reason=caption.finish_reason,

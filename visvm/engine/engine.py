@@ -13,7 +13,7 @@ from visvm.engine.attention import AttentionPass
 from visvm.engine.image_store import ImageStore, Prefix
 from visvm.engine.kv import KV
 from visvm.engine.linear import few_rows, pack_linears, refresh
-from visvm.records import DecodedImage
+from visvm.records import DecodedImage, Prompt
 
 if TYPE_CHECKING:
     from visvm.families import Family, Inputs
@@ -40,10 +40,12 @@ class Engine:
         self.images.clear()
 
     @torch.inference_mode()
-    def prefill(self, images: Sequence[DecodedImage], prompts: Sequence[str] | None = None) -> list[Prefix]:
+    def prefill(
+        self, images: Sequence[DecodedImage], prompts: Sequence[Prompt] | None = None
+    ) -> list[Prefix]:
         """Encode and store the first of the images: as many as there is room for now.
 
-        ``prompts`` matter only to models that read the prompt with the image.
+        ``prompts`` matter only as far as they are read with the image: see ``Family.prefix_prompt``.
 
         Raises:
             ValueError: the first does not fit even into an empty store.

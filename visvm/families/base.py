@@ -20,8 +20,9 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from visvm.engine.attention import recording, use_row_attention
 from visvm.engine.kv import Layout
+from visvm.families.conversation import messages
 from visvm.families.table import PROMPT_IN_PREFIX
-from visvm.records import DecodedImage
+from visvm.records import Conversation, DecodedImage, Prompt
 
 Inputs = dict[str, Tensor]  # one image as its processor gives it: a batch of one
 Record = Callable[[Sequence[int], int, Tensor, Tensor], None]
@@ -73,20 +74,32 @@ class Family:
         """
         return probe(self.language_model)
 
-    def inputs(self, image: DecodedImage, prompt: str) -> Inputs:
+    def inputs(self, image: DecodedImage, prompt: Prompt) -> Inputs:
         """Return the whole conversation up to where the model answers: pixels and token ids, on the CPU.
 
         The ids are those of ``apply_chat_template(tokenize=True)``.
-        """
-        return self._process(self._content, image.pil, prompt)
 
-    def _process(self, content: Callable[[str], Any], pixels: Image.Image, prompt: str) -> Inputs:
+        Raises:
+            ValueError: the chat template refuses the conversation.
+        """
+        try:
+            return self._process(self._content, image.pil, prompt)
+        except TemplateError as error:
+            raise ValueError(f"the model's chat template refuses this conversation: {error}") from None
+
+    def _process(
+        self, content: Callable[[str], Any], pixels: Image.Image, prompt: Prompt, start: str = ""
+    ) -> Inputs:
         if self.processor.chat_template is None:
-            out = self.processor(images=[pixels], text=[self._image_token + prompt], return_tensors="pt")
+            if isinstance(prompt, Conversation):
+                raise ValueError("this model has no chat template: it answers one message of the user's")
+            text = self._image_token + prompt + start
+            out = self.processor(images=[pixels], text=[text], return_tensors="pt")
         else:
             out = self.processor.apply_chat_template(
-                [{"role": "user", "content": content(prompt)}],
-                add_generation_prompt=True,
+                messages(content, prompt, start),
+                add_generation_prompt=not start,
+                continue_final_message=bool(start),
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
@@ -126,13 +139,19 @@ class Family:
         ids = inputs["input_ids"][0].tolist()
         return len(ids) if self.prompt_in_prefix else len(ids) - ids[::-1].index(self.image_token_id)
 
-    def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
+    def prefix_prompt(self, prompt: Prompt) -> Prompt:
+        """Return what of a prompt is read with the image: nothing, unless turns come before the image."""
+        if self.prompt_in_prefix:
+            return prompt
+        return prompt.head() if isinstance(prompt, Conversation) and prompt.image_turn else ""
+
+    def _prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """Return the tokens between the image part and the answer.
 
         Raises:
-            ValueError: the chat template puts the prompt before the image.
+            ValueError: the chat template puts the prompt before the image, or refuses the conversation.
         """
-        inputs, bare = self.inputs(BLANK, prompt), self.inputs(BLANK, "")
+        inputs, bare = self.inputs(BLANK, prompt), self.inputs(BLANK, self.prefix_prompt(prompt))
         split = self._split(inputs)
         if not self.prompt_in_prefix and not torch.equal(
             inputs["input_ids"][:, :split], bare["input_ids"][:, : self._split(bare)]
@@ -140,16 +159,27 @@ class Family:
             raise ValueError("the chat template puts the prompt before the image, which is not supported")
         return tuple(inputs["input_ids"][0, split:].tolist())
 
+    def start_ids(self, prompt: Prompt, start: str) -> list[int]:
+        """Return the tokens of an answer's ``start``, as the chat template continues a message.
+
+        Where the template would not begin a new answer in the same way, they are those of the text alone.
+        """
+        if not start:
+            return []
+        asked = self.inputs(BLANK, prompt)["input_ids"][0].tolist()
+        whole = self._process(self._content, BLANK.pil, prompt, start)["input_ids"][0].tolist()
+        return whole[len(asked) :] if whole[: len(asked)] == asked else self.text_ids(start)
+
     def text_ids(self, text: str) -> list[int]:
         """Return the tokens of a text that follows other text (no special tokens added)."""
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
     def preprocess(
-        self, images: Sequence[DecodedImage], prompts: Sequence[str] | None = None
+        self, images: Sequence[DecodedImage], prompts: Sequence[Prompt] | None = None
     ) -> list[Inputs]:
         """Return the image part of each conversation, on the CPU.
 
-        ``prompts`` matter only to models that read the prompt with the image.
+        ``prompts`` matter only as far as they are read with the image: see ``prefix_prompt``.
         """
         prompts = [""] * len(images) if prompts is None else prompts
         return [self._image_part(self.inputs(*pair)) for pair in zip(images, prompts, strict=True)]

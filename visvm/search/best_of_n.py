@@ -46,14 +46,14 @@ class BestOfN(SentenceSearch):
         self, context: SearchContext, draft: Draft, candidates: Sequence[Candidate]
     ) -> list[list[float]]:
         """Score every sentence of every candidate in one call of the scorer."""
-        states = [self._states(candidate) for candidate in candidates]
+        states = [self._states(draft.given, candidate) for candidate in candidates]
         values = iter(await score_states(context, draft, [state for row in states for state in row]))
         return [[next(values) for _ in row] for row in states]
 
-    def _states(self, candidate: Candidate) -> list[State]:
+    def _states(self, given: tuple[str, ...], candidate: Candidate) -> list[State]:
         sentences, is_cut = whole_sentences(candidate, self.max_sentences)
         last = None if is_cut else len(sentences) - 1
-        return [State(sentences[:i], text, i == last) for i, text in enumerate(sentences)]
+        return [State(given + sentences[:i], text, i == last) for i, text in enumerate(sentences)]
 
 
 def _keep_best(draft: Draft, candidates: Sequence[Candidate], scores: Sequence[Sequence[float]]) -> Candidate:

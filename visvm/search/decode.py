@@ -19,13 +19,13 @@ class Decode(SentenceSearch):
 
     async def write(self, context: SearchContext, branch: Branch) -> Caption:
         draft = Draft(branch)
-        if context.is_streaming and self.temperature == 0:
+        if self.temperature == 0 and (context.is_streaming or branch.request.stop):
             return await self._write_stepwise(context, draft)
         (only,) = await propose(context, draft, [self.temperature], whole=True)
         return close_whole(draft, only, self.name, self.max_sentences)
 
     async def _write_stepwise(self, context: SearchContext, draft: Draft) -> Caption:
-        """Write the same caption sentence by sentence, to stream it.
+        """Write the same caption sentence by sentence, to stream it or to stop early.
 
         Greedy tokens do not depend on where a step begins, so the text is that of one whole decode.
         """

@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import ClassVar, Literal
 
 from visvm.records import (
@@ -41,10 +42,18 @@ class Draft:
 
     def __post_init__(self) -> None:
         self.cost.num_prompt_tokens = self.branch.num_prompt_tokens
+        self.given = self.branch.sentences
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences written so far, without those that the request gave."""
+        return self.branch.sentences[len(self.given) :]
 
     def is_live(self, max_sentences: int | None) -> bool:
-        """Return whether the caption goes on: neither the chosen candidate nor the limit has ended it."""
-        return not self.branch.ended and not at_limit(len(self.branch.sentences), max_sentences)
+        """Return whether the caption goes on: no chosen candidate, stop text or limit has ended it."""
+        if self.branch.ended or at_limit(len(self.sentences), max_sentences):
+            return False
+        return find_stop("".join(self.sentences), self.branch.request.stop) is None
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def first_best(values: Sequence[float]) -> int:
 def close(draft: Draft, method: str) -> Caption:
     """Return the finished caption of a draft written sentence by sentence."""
     reason: FinishReason = draft.finish_reason if draft.branch.ended else "length"
-    return _caption(draft, method, draft.branch.sentences, reason)
+    return _caption(draft, method, draft.sentences, reason)
 
 
 def close_whole(draft: Draft, candidate: Candidate, method: str, max_sentences: int | None) -> Caption:
@@ -161,17 +170,32 @@ def whole_sentences(candidate: Candidate, max_sentences: int | None) -> tuple[tu
     return sentences[:max_sentences], max_sentences is not None and len(sentences) > max_sentences
 
 
+def find_stop(text: str, stops: Sequence[str]) -> int | None:
+    """Return where the first of the texts ``stops`` begins; None if there is none."""
+    return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
+
+
 def _caption(draft: Draft, method: str, sentences: tuple[str, ...], reason: FinishReason) -> Caption:
+    end = find_stop("".join(sentences), draft.branch.request.stop)
+    if end is not None:
+        sentences, reason = _cut(sentences, end), "stop"
     return Caption(
         request=draft.branch.request,
         method=method,
         text="".join(sentences),
         sentences=sentences,
-        values=tuple(draft.values),
+        values=tuple(draft.values[: len(sentences)]),
         finish_reason=reason,
         trace=tuple(draft.trace),
         cost=draft.cost,
     )
+
+
+def _cut(sentences: Sequence[str], end: int) -> tuple[str, ...]:
+    """Return the first ``end`` characters of the sentences, as sentences."""
+    starts = accumulate(map(len, sentences), initial=0)
+    cut = [text[: max(0, end - start)] for text, start in zip(sentences, starts, strict=False)]
+    return tuple(filter(None, cut))
 
 
 def _question(draft: Draft, prefix: tuple[str, ...], group: Sequence[tuple[str, bool]]) -> Question:

@@ -78,7 +78,7 @@ class MCTS(SentenceSearch):
         while draft.is_live(self.max_sentences):
             for _ in range(self.simulations):
                 leaf = self._select(root)
-                if not self._is_end(leaf):
+                if not self._is_end(leaf, len(draft.given)):
                     await self._expand(context, draft, leaf)
                 self._back_up(leaf)
             commit(context, draft, root.candidates, [child.value for child in root.children])
@@ -94,10 +94,10 @@ class MCTS(SentenceSearch):
             node = max(children, key=lambda child: child.value + bonus * math.sqrt(log_visits / child.visits))
         return node
 
-    def _is_end(self, leaf: Node) -> bool:
+    def _is_end(self, leaf: Node, num_given: int) -> bool:
         if leaf.candidate is None or leaf.parent is None or leaf.parent.branch is None:
             return False
-        length = len(leaf.parent.branch.sentences) + 1
+        length = len(leaf.parent.branch.sentences) + 1 - num_given
         return leaf.candidate.ended or at_limit(length, self.max_sentences)
 
     async def _expand(self, context: SearchContext, draft: Draft, leaf: Node) -> None:

@@ -75,16 +75,18 @@ class Oracle(SentenceSearch):
         for candidate, samples in zip(parents, endings, strict=True):
             count_tokens(draft, samples)
             prefix = (*draft.branch.sentences, candidate.text)
-            states.append([self._states(prefix, sample) for sample in samples])
+            room = None if self.max_sentences is None else self.max_sentences + len(draft.given) - len(prefix)
+            states.append([_states(prefix, sample, room) for sample in samples])
         flat = [state for rows in states for row in rows for state in row]
         rewards = iter(await score_states(context, draft, flat))
         return [fmean(self._return([next(rewards) for _ in row]) for row in rows) for rows in states]
 
-    def _states(self, prefix: tuple[str, ...], sample: Candidate) -> list[State]:
-        room = None if self.max_sentences is None else self.max_sentences - len(prefix)
-        sentences, is_cut = whole_sentences(sample, room)
-        last = None if is_cut else len(sentences) - 1
-        return [State(prefix + sentences[:i], text, i == last) for i, text in enumerate(sentences)]
-
     def _return(self, rewards: Sequence[float]) -> float:
         return sum(self.gamma**i * (reward - self.centre) for i, reward in enumerate(rewards))
+
+
+def _states(prefix: tuple[str, ...], sample: Candidate, room: int | None) -> list[State]:
+    """Return the sentences of a completion, at most ``room`` of them, to be scored after ``prefix``."""
+    sentences, is_cut = whole_sentences(sample, room)
+    last = None if is_cut else len(sentences) - 1
+    return [State(prefix + sentences[:i], text, i == last) for i, text in enumerate(sentences)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visvm.engine import Prefix
-from visvm.records import Branch, Candidate, DecodedImage, Question
+from visvm.records import Branch, Candidate, DecodedImage, Prompt, Question
 from visvm.value.head import Reads, ValueHead, fingerprint
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def read_responses(
     }
 
 
-def _prompt(policy: SharedPrefixPolicy, prompt: str) -> tuple[int, ...]:
+def _prompt(policy: SharedPrefixPolicy, prompt: Prompt) -> tuple[int, ...]:
     """Return the tokens between image and answer; none where the prompt is read with the image."""
     return () if policy.family.prompt_in_prefix else policy.family.prompt_ids(prompt)
 

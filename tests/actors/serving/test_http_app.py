@@ -148,7 +148,7 @@ def test_a_service_that_ends_finishes_what_it_took_and_takes_no_more(local: Any)
 
 
 def is_idle(app: Local) -> bool:
-    return not app.captioner.engine_thread.scheduler.is_busy and app.service.num_requests == 0
+    return not app.writer.engine_thread.scheduler.is_busy and app.service.num_requests == 0
 
 
 def test_a_body_that_does_not_come_in_ends_at_the_deadline(local: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_client_that_leaves_frees_what_it_held(local: Any) -> None:
         task = asyncio.ensure_future(anext(app.service.events(spec, follow=True)))
         while scorer.num_asked < 3:
             await asyncio.sleep(0.002)
-        assert len(app.captioner.engine_thread.scheduler.tasks) == 3
+        assert len(app.writer.engine_thread.scheduler.tasks) == 3
         task.cancel()
         scorer.go.set()
         await asyncio.wait([task])

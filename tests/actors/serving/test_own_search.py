@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ray.serve import Application
 
-from actors.serving.caption_stream import Captioner
+from actors.serving.caption_stream import CaptionWriter
 from jobs.runtime.serve_config import ServeConfig, find_models
 from jobs.serve import _settings, build
 from tests.support.fakes import FakePolicy
@@ -43,10 +43,10 @@ def request(**options: Any) -> ChatRequest:
 
 
 async def write(given: ChatRequest, methods: Sequence[str]) -> list[Event]:
-    captioner = Captioner(FakePolicy(), {"reward": LocalScorer()}, max_pixels=10**6)  # type: ignore[arg-type,dict-item]
+    writer = CaptionWriter(FakePolicy(), {"reward": LocalScorer()}, max_pixels=10**6)  # type: ignore[arg-type,dict-item]
     spec = read_spec(given, ChatLimits.model_validate({}), methods)
-    events = [event async for event in captioner.write(spec, png(), follow=False)]
-    captioner.engine_thread.close()
+    events = [event async for event in writer.write(spec, png(), follow=False)]
+    writer.engine_thread.close()
     return events
 
 
