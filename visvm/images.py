@@ -187,11 +187,14 @@ def _convert(image: Image.Image) -> Image.Image:
     """
     white = _white(image) if image.mode[0] in "IF" else None
     rgb = _rgb(_upright(image), white)
-    # Cameras and microscopes store 10 to 14 bits in 16 and do not say so: its white is less, or it is dark.
-    if _may_hold_fewer_bits(image) and 0 < np.asarray(rgb).max() < 64:
-        raise ValueError(
-            "its values fill less than a quarter of 16 bits: store it with 8, or state its maximum"
-        )
+    if _may_hold_fewer_bits(image):
+        # Cameras and microscopes store 10 to 14 bits in 16 and do not say so: its white is less, or it is
+        # dark. Of colours in 16 bits only the upper 8 are known here.
+        highest = np.asarray(rgb).max() / 255 if white is None else np.asarray(image).max() / white
+        if highest < 1 / 4 and (highest > 0 or white is None):
+            raise ValueError(
+                "its values fill less than a quarter of 16 bits: store it with 8, or state its maximum"
+            )
     return rgb
 
 
@@ -232,6 +235,6 @@ def _white(image: Image.Image) -> float:
 def _may_hold_fewer_bits(image: Image.Image) -> bool:
     """Return whether an image has 16 bits and nothing says what its maximum is."""
     tags = getattr(image, "tag_v2", {})
-    if image.format in _FORMATS_WITH_WHITE or any(tag in tags for tag in _MAX_SAMPLE):
+    if image.format == "PPM" or any(tag in tags for tag in _MAX_SAMPLE):
         return False
     return max(tags.get(_BITS_PER_SAMPLE, (16 if image.mode.startswith("I;16") else 8,))) == 16

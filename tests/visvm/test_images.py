@@ -168,10 +168,17 @@ def test_values_whose_white_is_not_known_are_refused(values: np.ndarray) -> None
         pixels(tiff(values))
 
 
-def test_a_black_image_and_a_dark_png_stay_what_they_are() -> None:
+@pytest.mark.parametrize("most", [100, 255, 4095, 16383])
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_fewer_bits_in_16_are_refused_whatever_the_format(format: str, most: int) -> None:
+    with pytest.raises(ValueError, match="fill less than a quarter of 16 bits"):
+        pixels(encode(Image.fromarray((RAMP * most).astype(np.uint16)), format))
+
+
+def test_a_black_image_and_a_dim_one_stay_what_they_are() -> None:
     assert pixels(tiff(np.zeros((4, 4), np.uint16))).getextrema() == ((0, 0),) * 3
-    dark = encode(Image.fromarray((RAMP * 4095).astype(np.uint16)), "PNG")  # PNG's white is always 65535
-    assert pixels(dark).getextrema() == ((0, 16),) * 3
+    dim = encode(Image.fromarray((RAMP * 32767).astype(np.uint16)), "PNG")
+    assert pixels(dim).getextrema() == ((0, 127),) * 3
 
 
 def test_pixels_of_a_caller_are_held_to_the_same() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 _SUFFIX = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif)\Z", re.IGNORECASE)
 _NUMBER = re.compile(r"(?P<prefix>COCO_[A-Za-z]+\d{4}_)?0*(?P<number>\d+)", re.ASCII)
+_EXACT = 2.0**53  # above, several whole numbers are one float
 _WHOLE = re.compile(r"(\d+)\.0+", re.ASCII)
 
 
@@ -104,7 +105,7 @@ def image_key(image_id: Any) -> str:
     Raises:
         ValueError: it is neither a whole number nor text, or empty.
     """
-    if isinstance(image_id, float) and math.isfinite(image_id) and image_id.is_integer():
+    if isinstance(image_id, float) and abs(image_id) < _EXACT and image_id.is_integer():
         return str(int(image_id))
     if isinstance(image_id, bool) or not isinstance(image_id, int | str) or image_id == "":
         raise ValueError(f"an image id must be a whole number or text, got {image_id!r}")
@@ -123,7 +124,7 @@ def _digits(text: str) -> str:
 
 def _parts(name: str) -> tuple[list[str], str, str]:
     """Return the folders, the prefix that COCO gives to its files, and the rest: a number if it is one."""
-    *folders, base = name.split("/")
+    *folders, base = unicodedata.normalize("NFC", name).split("/")  # macOS writes accents apart
     base = _SUFFIX.sub("", base)
     number = _NUMBER.fullmatch(base)
     if number is None:

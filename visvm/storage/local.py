@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from visvm.storage.store import File
 
+logger = logging.getLogger(__name__)
 _SCHEME = re.compile(r"file:(?://(?:localhost)?(?=/))?", re.IGNORECASE)
 
 
@@ -50,7 +52,14 @@ def walk(folder: str, *, recursive: bool) -> Iterator[File]:
 def _walk(folder: str, below: str, recursive: bool, above: tuple[tuple[int, int], ...]) -> Iterator[File]:
     status = os.stat(folder)
     above = (*above, (status.st_dev, status.st_ino))
-    with os.scandir(folder) as entries:
+    try:
+        scanned = os.scandir(folder)
+    except PermissionError as error:
+        if not below:
+            raise
+        logger.warning("%s is left out: %s", folder, error.strerror)
+        return
+    with scanned as entries:
         for entry in entries:
             try:
                 status = entry.stat()

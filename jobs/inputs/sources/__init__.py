@@ -6,6 +6,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 from jobs.inputs.sources.base import SUFFIXES, FileSource, Source, check_unique, is_image, is_system
 from jobs.inputs.sources.tables import json_sources, parquet_sources
@@ -57,15 +58,15 @@ def _read(images: str, image_root: str | None) -> Iterator[Source]:
         return _folder(images, image_root)
     if not storage.exists(images):
         raise ValueError(f"images = {images!r}: no such file or folder")
-    return _file(images, image_root)
+    return _file(images, PurePosixPath(images).stem, image_root)
 
 
-def _file(file: str, image_root: str | None) -> Iterator[Source]:
+def _file(file: str, called: str, image_root: str | None) -> Iterator[Source]:
     head = storage.read(file, HEAD)
     if head.startswith(b"PAR1"):
-        return parquet_sources(file)
+        return parquet_sources(file, called)
     if is_tar(head):
-        return tar_sources(file)
+        return tar_sources(file, called)
     if (head.startswith(GZIP) and ".tar" in file) or file.endswith(".tgz"):
         raise ValueError(
             f"images = {file}: images of a compressed tar file cannot be read one by one: unpack it"
@@ -87,9 +88,15 @@ def _folder(folder: str, image_root: str | None) -> Iterator[Source]:
         raise ValueError(f"images = {folder}: name one of its annotation files: {', '.join(annotations)}")
     if annotations:
         return json_sources(storage.join(folder, annotations[0]), image_root)
+    # A data set from the hub has its tables in folders, such as data/ or default/train/.
+    below = names if not any(map(is_image, names)) else top
     for suffix in (".parquet", ".tar"):
-        if files := [storage.join(folder, name) for name in top if name.endswith(suffix)]:
-            return (source for file in files for source in _file(file, image_root))
+        if files := [name for name in sorted(below) if name.endswith(suffix)]:
+            return (
+                source
+                for name in files
+                for source in _file(storage.join(folder, name), name.removesuffix(suffix), image_root)
+            )
     return _images(folder, names)
 
 

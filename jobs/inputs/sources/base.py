@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from visvm import storage
 from visvm.metrics.image_ids import image_key
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
-ID_KEYS = ("image_id", "id")
+ID_KEYS = ("image_id", "id", "__key__")
 # Folders and files that systems and programs leave among images: macOS, Synology, Jupyter, Windows.
-SYSTEM_NAMES = frozenset({"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information"})
+SYSTEM_NAMES = frozenset(
+    {
+        *("__MACOSX", "@eaDir", "@tmp", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot"),
+        *("$RECYCLE.BIN", "System Volume Information", "lost+found"),
+    }
+)
 
 
 class Source(NamedTuple):
@@ -74,8 +78,3 @@ def check_unique(sources: Sequence[Source]) -> None:
         raise ValueError(
             f"{len(twice)} image ids stand for more than one image, such as {twice[0]!r}: {first}"
         )
-
-
-def stem(file: str) -> str:
-    """Return a file's name without folders and suffix."""
-    return PurePosixPath(storage.absolute(file)).stem

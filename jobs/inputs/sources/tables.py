@@ -7,17 +7,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from jobs.inputs.sources.base import ID_KEYS, Source, id_or, stem
+from jobs.inputs.sources.base import ID_KEYS, Source, id_or
 from visvm import storage
 from visvm.images import URI_COLUMNS
 from visvm.storage.json_rows import read_json_rows
 
-DATA_COLUMNS = ("image", "bytes")
+DATA_COLUMNS = ("image", "bytes", "jpg", "png", "img")
 FILE_KEYS = ("file_name", "image", "path", "uri", "image_path")
 
 
-def parquet_sources(file: str) -> Iterator[Source]:
+def parquet_sources(file: str, called: str) -> Iterator[Source]:
     """Yield the image of every row: its bytes, or the file that a path or URI names.
+
+    A row without an id goes by what the file is ``called``, and its number.
 
     Where there is a column for bytes it counts; ``visvm.images.read`` follows the path where it is empty.
 
@@ -39,7 +41,7 @@ def parquet_sources(file: str) -> Iterator[Source]:
         raise ValueError(f"{file}: expected a column {' or '.join((*URI_COLUMNS, *DATA_COLUMNS))}")
     for i in range(table.metadata.num_rows):
         row: dict[str, Any] = rows[i] if rows else {}
-        with_id = _image_id(file, f"row {i}", row.get(ids) if ids else None, f"{stem(file)}-{i:06d}")
+        with_id = _image_id(file, f"row {i}", row.get(ids) if ids else None, f"{called}-{i:06d}")
         yield Source(with_id, f"{file}#{data}={i}" if data else _place(file, row[uris or ""]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 
-from jobs.inputs.sources.base import Source, is_image, is_system, stem
+from jobs.inputs.sources.base import Source, is_image, is_system
 from visvm import storage
 
 MAGIC = b"ustar"  # at OFFSET of every header
@@ -17,15 +17,15 @@ def is_tar(head: bytes) -> bool:
     return head[OFFSET : OFFSET + len(MAGIC)] == MAGIC
 
 
-def tar_sources(file: str) -> Iterator[Source]:
-    """Yield every image in a tar file, named by the file and its path there, each to be read by itself.
+def tar_sources(file: str, called: str) -> Iterator[Source]:
+    """Yield every image in a tar file ``called`` so, named by that and its path there, to be read by itself.
 
     Raises:
         ValueError: the file is damaged.
     """
     for name, first, size in storage.reading(file, lambda: list(_members(file))):
         if is_image(name) and not is_system(name):
-            yield Source(f"{stem(file)}/{name}", f"{file}#bytes={first}-{first + size - 1}")
+            yield Source(f"{called}/{name}", f"{file}#bytes={first}-{first + size - 1}")
 
 
 def _members(file: str) -> Iterator[tuple[str, int, int]]:

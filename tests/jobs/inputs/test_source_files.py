@@ -51,6 +51,17 @@ def test_bytes_count_before_the_path_beside_them(tmp_path: Path, beside: str) ->
         assert shades(write_table(tmp_path / "a.parquet", image=image, **names)) == {"1": 1, "2": 2}
 
 
+@pytest.mark.parametrize("column", ["image", "jpg", "png", "img"])
+def test_a_data_set_of_the_hub_has_its_tables_in_folders(tmp_path: Path, column: str) -> None:
+    for split, shade in (("train", 1), ("test", 2)):
+        (tmp_path / "default" / split).mkdir(parents=True)
+        image = pa.array([{"bytes": png(shade), "path": None}], BYTES)
+        write_table(tmp_path / "default" / split / "0000.parquet", **{column: image})
+    (tmp_path / "README.md").write_text("a card")
+    expected = {"default/train/0000-000000": 1, "default/test/0000-000000": 2}
+    assert shades(tmp_path) == dict(sorted(expected.items()))
+
+
 def test_missing_bytes_are_read_from_the_path(tmp_path: Path) -> None:
     (tmp_path / "a b.png").write_bytes(png(9))
     data = [None, b"", png(7), None]
@@ -189,6 +200,25 @@ def test_a_name_that_is_no_utf8_is_an_error_of_that_image(tmp_path: Path) -> Non
     with pytest.raises(ValueError, match=r"caf%E9\.png: the name is no UTF-8: rename the file"):
         read(bad.uri)
     assert read(good.uri) == png(1)
+
+
+def test_a_folder_that_may_not_be_read_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = os.scandir
+
+    def refuse(folder: str) -> Any:  # root may read everything, so modes show nothing
+        if folder.endswith("private"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "private").mkdir()
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert shades(tmp_path) == {"a.png": 1}
+    assert "private is left out: Permission denied" in caplog.text
+    with pytest.raises(ValueError, match="cannot read images"):
+        find(str(tmp_path / "private"))
 
 
 def test_links_are_followed_but_never_round_in_circles(tmp_path: Path) -> None:

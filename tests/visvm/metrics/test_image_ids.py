@@ -90,3 +90,15 @@ def test_what_is_no_id_is_refused(wrong: Any) -> None:
 def test_unknown_names_are_counted_and_named() -> None:
     with pytest.raises(ValueError, match=r"2 of 3 image ids are in no annotation file of coco: '8', 'x'"):
         ids((7, "7.jpg")).resolve_all([7, 8, "x", "8"], "coco")
+
+
+def test_accents_may_be_written_in_two_ways() -> None:
+    known = ids((1, "cafe\u0301.jpg"), (2, "cafe.jpg"))  # as macOS writes them
+    assert known.resolve("caf\u00e9.jpg") == known.resolve("photos/cafe\u0301.png") == 1
+    assert known.resolve("cafe.jpg") == 2
+
+
+def test_a_float_that_may_be_two_numbers_is_no_id() -> None:
+    assert image_key(2.0**53 - 1) == str(2**53 - 1) and image_key(2**60) == str(2**60)
+    with pytest.raises(ValueError, match="must be a whole number or text"):
+        image_key(2.0**53)
