@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 PREDICTS = {"value": "value", "reward+future": "future"}
 JSONL_KEYS = (
     *("image_id", "uri", "prompt", "method", "caption", "sentences", "values", "finish_reason"),
-    *("num_generated_tokens", "num_value_calls", "seconds"),
+    *("num_generated_tokens", "num_value_calls", "seconds", "calibration"),
 )
 JSONL_CAPTIONS = 100_000  # more are left to the parquet files: the JSON lines are written from memory
 NUM_SHOWN = 3  # captions that the command prints
@@ -59,6 +59,9 @@ class CaptionConfig(PipelineConfig, SearchConfig):
     )
     search: str | None = Field(None, description="a search of your own, MODULE:NAME, in place of --method")
     prompts: str = Field(DETAIL_PROMPTS[0], description='a prompt, "one" drawn for each image or "all" nine')
+    calibration: Place | None = Field(
+        None, description="calibration.json of visvm calibrate: drop what lies below its threshold"
+    )
     centre: float | None = Field(  # type: ignore[assignment]
         None,
         description="reward at which a sentence is worth nothing, for visvm, reward_plus_future (default:"
@@ -102,6 +105,7 @@ def work(config: CaptionConfig) -> dict[str, Any]:
     from visvm.schemas import CAPTIONS
 
     started = time.perf_counter()
+    config = calibrated(config)
     units = make_units(config)
     models = check_models(config)
     note_strange_images(config.policy, [row["uri"] for row in units.slice(0, NUM_SHOWN).to_pylist()])
@@ -113,6 +117,31 @@ def work(config: CaptionConfig) -> dict[str, Any]:
     metrics = summary(out)
     logger.info("%(num_captions)d captions of %(num_images)d images, %(num_errors)d failed", metrics)
     return metrics | {"num_retried": num_retried, "seconds": time.perf_counter() - started}
+
+
+def calibrated(config: CaptionConfig) -> CaptionConfig:
+    """Return the config with the threshold of its calibration, if it has one.
+
+    Raises:
+        ValueError: the calibration cannot be read, or was made for another policy, method or reward.
+    """
+    if config.calibration is None:
+        return config
+    from visvm.metrics.calibration_file import read_calibration
+
+    if config.drop_below is not None:
+        raise ValueError("give --calibration or --drop-below, not both")
+    found = read_calibration(config.calibration)
+    names = ("policy", "reward", "scorer", "min_reward", "min_spread")
+    found.check(method=config.search_name, **{name: getattr(config, name) for name in names})
+    return config.model_copy(update={"drop_below": found.tau})
+
+
+def _promise(config: CaptionConfig) -> dict[str, Any] | None:
+    """Return what each row reports of the calibration."""
+    from visvm.metrics.calibration_file import read_calibration
+
+    return read_calibration(config.calibration).brief() if config.calibration else None
 
 
 def summary(out: str) -> dict[str, Any]:
@@ -169,7 +198,7 @@ def check_models(config: CaptionConfig) -> dict[str, str | None]:
     from visvm.plugins import check_scorer_name
     from visvm.search import find_method, make_search
 
-    make_search(config.search_name, config)
+    judges = make_search(config.search_name, config).judges
     policy = check_policy(config.policy)
     if config.scorer:
         return {"policy": policy, "reward": None, "value": None, "own": check_scorer_name(config.scorer)}
@@ -177,7 +206,7 @@ def check_models(config: CaptionConfig) -> dict[str, str | None]:
     predict = PREDICTS.get(needs)
     return {
         "policy": policy,
-        "reward": check_reward(config.reward, policy=config.policy) if "reward" in needs else None,
+        "reward": check_reward(config.reward, policy=config.policy) if "reward" in needs or judges else None,
         "value": check_value(config.value, policy=policy, predict=predict) if predict else None,
         "own": None,
     }
@@ -197,7 +226,7 @@ def make_stages(
     arguments = {
         "policy": {"name": models["policy"], **loading, **config.policy_options},
         "method": config.search_name,
-        "search": search | {"centre": config.centre or 0.0},
+        "search": search | {"centre": config.centre or 0.0, "calibration": _promise(config)},
         "scorer": {
             "reward": {"name": models["reward"], **loading} if models["reward"] else None,
             "value": {

@@ -19,6 +19,7 @@ VERBS = {
     "finetune": "captions -> fine-tuned policy",
     "merge": "a LoRA adapter and its base -> a policy of its own",
     "evaluate": "captions -> CHAIR, recall and length, with intervals",
+    "calibrate": "annotated captions -> the threshold that keeps hallucination below a promised level",
     "amber": "answers -> AMBER's CHAIR, Cover, Hal, Cog and yes/no metrics, with intervals",
     "answer": "questions about images -> answers, by a policy (with any search) or an endpoint",
     "pope": "make POPE's yes/no questions from annotations, or evaluate answers to them",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.capacity.preflight import Demand
 
 from jobs.runner.command import run
-from jobs.runtime.serve_config import KEYS, Models, Scale, ServeConfig, find_models, read_keys
+from jobs.runtime.serve_config import KEYS, Models, Scale, ServeConfig, find_models, read_keys, read_promise
 from visvm import storage
 from visvm.config import load
 from visvm.models import is_local, is_world
@@ -135,6 +135,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
     from actors.serving.service import Settings
     from visvm.chat import served_methods
 
+    method, calibration = read_promise(config)
     is_path = is_local(config.policy) or storage.is_remote(config.policy)
     return Settings(
         policy=PurePosixPath(config.policy).name if is_path else config.policy,
@@ -146,6 +147,8 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
         seconds=config.seconds,
         max_body_bytes=config.fetch.max_bytes * 4 // 3 + BODY_BESIDE_IMAGE,
         key_hashes=read_keys(config.api_keys),
+        calibrated_method=method,
+        calibration=calibration,
         cors_origins=config.cors_origins,
     )
 

@@ -16,7 +16,7 @@ from visvm.image_input import ImageLike, read_image
 from visvm.plugins import check_scorer
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import Caption, DecodedImage, Policy, Question, Request, Scorer, TraceStep
-from visvm.scorers import clear, load_scorer
+from visvm.scorers import clear, load_judged
 from visvm.search import SearchConfig, SentenceSearch, find_method, make_search
 from visvm.search.draft import Needs
 from visvm.search.scheduler import SearchTask, run_tasks
@@ -50,20 +50,20 @@ class ScorerOptions:
     loading: Mapping[str, str]
     centre: float | None = None
 
-    def load(self, needs: Needs, policy: Policy) -> Scorer | None:
+    def load(self, needs: Needs, policy: Policy, *, judges: bool) -> Scorer | None:
         """Return a new scorer for a search that ``needs`` one; ValueError if a model is missing.
 
-        Heads read the states of ``policy``.
+        Heads read the states of ``policy``; with ``judges`` it gives rewards too.
         """
         reward = value = None
-        if "reward" in needs:
+        if "reward" in needs or judges:
             name = models.check_reward(self.reward, policy=self.policy)
             reward = {"name": name, **self.loading}
         if needs in ("value", "reward+future"):
             predict = "value" if needs == "value" else "future"
             name = models.check_value(self.value, policy=self.policy, predict=predict)
             value = {"name": name, "centre": self.centre, **self.loading}
-        return load_scorer(needs, reward=reward, value=value, policy=policy)
+        return load_judged(needs, judges, reward=reward, value=value, policy=policy)
 
 
 class Captioner:
@@ -76,7 +76,7 @@ class Captioner:
         """``scorer`` replaces those of ``options``."""
         self.policy, self.options, self.scorer = policy, options, scorer
         self._is_world = models.is_world(options.policy)
-        self._scorers: dict[str, Scorer | None] = {}
+        self._scorers: dict[tuple[Needs, bool], Scorer | None] = {}
         self._current: Generator[None, None, None] | None = None  # the caption being written
 
     def caption(
@@ -98,8 +98,8 @@ class Captioner:
         Raises:
             ValueError: the image, the method, an option or a model cannot be used, with the reason.
         """
-        task = self._task(image, method, prompt=prompt, seed=seed, **options)
-        for _ in self._run(task, method):
+        task, scorer = self._task(image, method, prompt=prompt, seed=seed, **options)
+        for _ in self._run(task, scorer):
             pass
         return _result(task)
 
@@ -116,8 +116,8 @@ class Captioner:
 
         Methods that sample whole captions (best_of_n, sample) yield all sentences at the end.
         """
-        task = self._task(image, method, prompt=prompt, seed=seed, **options)
-        return SentenceStream(task, self._run(task, method))
+        task, scorer = self._task(image, method, prompt=prompt, seed=seed, **options)
+        return SentenceStream(task, self._run(task, scorer))
 
     def score(
         self,
@@ -144,9 +144,10 @@ class Captioner:
 
     def _task(
         self, image: ImageLike, method: str | SentenceSearch, *, prompt: str, seed: int, **options: Any
-    ) -> SearchTask[Caption]:
+    ) -> tuple[SearchTask[Caption], Scorer | None]:
         search = self._search(method, options)
-        return SearchTask(Request(self._decode(image), prompt, seed), search.write)
+        task = SearchTask(Request(self._decode(image), prompt, seed), search.write)
+        return task, self._scorer(method, judges=search.judges)
 
     def _search(self, method: str | SentenceSearch, options: Mapping[str, Any]) -> SentenceSearch:
         if isinstance(method, SentenceSearch):
@@ -163,13 +164,14 @@ class Captioner:
             what = "; ".join(f"{one['loc'][0]} = {one['input']!r}: {one['msg']}" for one in error.errors())
             raise ValueError(f"options of {method}: {what}") from None
 
-    def _scorer(self, method: str | SentenceSearch) -> Scorer | None:
+    def _scorer(self, method: str | SentenceSearch, *, judges: bool = False) -> Scorer | None:
         needs = method.needs if isinstance(method, SentenceSearch) else find_method(method).needs
         if self.scorer is not None:
-            return None if isinstance(method, str) and needs == "none" and ":" not in method else self.scorer
-        if needs not in self._scorers:
-            self._scorers[needs] = self.options.load(needs, self.policy)
-        return self._scorers[needs]
+            is_plain = isinstance(method, str) and needs == "none" and ":" not in method
+            return None if is_plain and not judges else self.scorer
+        if (needs, judges) not in self._scorers:
+            self._scorers[needs, judges] = self.options.load(needs, self.policy, judges=judges)
+        return self._scorers[needs, judges]
 
     def _decode(self, image: ImageLike) -> DecodedImage:
         decoded = read_image(image)
@@ -177,9 +179,8 @@ class Captioner:
             warnings.warn(WORLD_ONLY, stacklevel=4)
         return decoded
 
-    def _run(self, task: SearchTask[Caption], method: str | SentenceSearch) -> Iterator[None]:
+    def _run(self, task: SearchTask[Caption], scorer: Scorer | None) -> Iterator[None]:
         """Write the caption of ``task``; each step is a turn of the scheduler."""
-        scorer = self._scorer(method)
         clear(scorer)
         started = time.perf_counter()
         if self._current is not None:

@@ -160,6 +160,7 @@ class Question:
 
     ``prompt`` is text, or a ``Conversation`` of a request with several turns (``str`` gives its last).
     ``prefix`` holds the sentences so far; ``ended[j]`` tells whether the caption ends with sentence j.
+    ``asks_reward``: the reward of each sentence alone is asked for, whatever the search scores by.
     """
 
     image: DecodedImage
@@ -167,6 +168,7 @@ class Question:
     prefix: tuple[str, ...]
     sentences: tuple[str, ...]
     ended: tuple[bool, ...]
+    asks_reward: bool = False
 
 
 @runtime_checkable

@@ -64,6 +64,11 @@ CANDIDATE = pa.struct(
 
 STEP = pa.struct([("candidates", pa.list_(CANDIDATE)), ("choice", pa.int32())])
 
+# What was promised when sentences below tau were dropped; null if nothing was.
+CALIBRATION = pa.struct(
+    [("tau", pa.float64()), ("risk", pa.string()), ("alpha", pa.float64()), ("num_images", pa.int64())]
+)
+
 CAPTIONS = pa.schema(
     [
         ("id", pa.string()),
@@ -80,6 +85,7 @@ CAPTIONS = pa.schema(
         ("num_generated_tokens", pa.int32()),
         ("num_value_calls", pa.int32()),
         ("seconds", pa.float32()),
+        ("calibration", CALIBRATION),
     ]
 )
 

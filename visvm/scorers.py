@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from visvm.plugins import load_scorer as load_own
-from visvm.records import Scorer
+from visvm.records import Branch, Candidate, CandidateScorer, Question, Scorer
 from visvm.search.draft import Needs
 
 
@@ -47,6 +48,51 @@ def load_scorer(
         return load_head(value, policy)
     learned = ValueScorer.from_pretrained(**value)
     return FutureScorer(prm, learned) if prm else learned
+
+
+def load_judged(needs: Needs, judges: bool, **models: Any) -> Scorer | None:
+    """Return the scorer of a search that ``needs`` one, with ``judges`` one that gives rewards as well.
+
+    ``models`` are the keywords of ``load_scorer``, and so are the errors.
+    """
+    main = load_scorer(needs, **models)
+    if not judges or needs == "reward" or models.get("own") is not None:
+        return main
+    own = getattr(main, "reward", None)
+    judge = own or load_scorer("reward", reward=models["reward"], policy=models.get("policy"))
+    assert judge is not None, "a reward model was given"
+    return JudgedScorer(main, judge) if main is not None else judge
+
+
+class JudgedScorer:
+    """A ``Scorer`` that answers questions for rewards by ``reward``, and all others by ``main``."""
+
+    def __init__(self, main: Scorer, reward: Scorer) -> None:
+        self.main, self.reward = main, reward
+
+    @property
+    def is_free(self) -> bool:
+        """Whether ``main`` scores candidates by the states they were written with."""
+        return isinstance(self.main, CandidateScorer) and self.main.is_free
+
+    def score_candidates(self, branch: Branch, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the scores of ``main`` for candidates just proposed."""
+        assert isinstance(self.main, CandidateScorer)
+        return self.main.score_candidates(branch, candidates)
+
+    def score(self, questions: Sequence[Question]) -> list[list[float]]:
+        """Return one float per sentence of each question."""
+        answers: dict[int, list[float]] = {}
+        for scorer, asks in ((self.main, False), (self.reward, True)):
+            places = [i for i, question in enumerate(questions) if question.asks_reward == asks]
+            if places:
+                answers |= zip(places, scorer.score([questions[i] for i in places]), strict=True)
+        return [answers[i] for i in range(len(questions))]
+
+    def clear(self) -> None:
+        """Empty the caches of both."""
+        clear(self.main)
+        clear(self.reward)
 
 
 def is_head(name: str) -> bool:

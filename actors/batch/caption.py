@@ -10,7 +10,7 @@ from actors.batch.rows import FAULT, Row, each, load, table
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Caption, Request
 from visvm.schemas import CAPTIONS
-from visvm.scorers import clear, load_scorer
+from visvm.scorers import clear, load_judged
 from visvm.search import SearchConfig, find_method, make_search
 from visvm.value import FutureScorer, ValueScorer
 
@@ -29,10 +29,16 @@ class CaptionWriter:
         scorer: dict[str, Any],
         seed: int,
     ) -> None:
-        """Take keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``."""
+        """Take keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``.
+
+        "calibration" among those of ``search`` is what every row reports.
+        """
         self.policy = SharedPrefixPolicy.from_pretrained(**policy)
-        self.search = make_search(method, SearchConfig(**search))
-        self.scorer = load_scorer(find_method(method).needs, **scorer, policy=self.policy)
+        options = {**search}
+        self.calibration = options.pop("calibration", None)
+        self.search = make_search(method, SearchConfig(**options))
+        needs, judges = find_method(method).needs, self.search.judges
+        self.scorer = load_judged(needs, judges, **scorer, policy=self.policy)
         self.seed = seed
 
     @property
@@ -48,7 +54,8 @@ class CaptionWriter:
         clear(self.scorer)
         requests = [Request(row["image"], row["prompt"], self.seed) for row in rows]
         captions = self.search(self.policy, self.scorer, requests)
-        return [{**row, **_columns(caption)} for row, caption in zip(rows, captions, strict=True)]
+        own = {"calibration": self.calibration}
+        return [{**row, **_columns(caption), **own} for row, caption in zip(rows, captions, strict=True)]
 
 
 def _columns(caption: Caption) -> Row:

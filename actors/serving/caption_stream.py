@@ -77,6 +77,7 @@ class CaptionStream:
     ) -> None:
         self.spec, self.data, self.follow, self.engine_thread = spec, data, follow, writer.engine_thread
         self.scorer = writer.scorers.get(find_method(spec.method).needs)
+        self.judge = writer.scorers.get("reward")
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Event | Exception] = asyncio.Queue()
         self.scoring: set[asyncio.Task[None]] = set()
@@ -135,14 +136,18 @@ class CaptionStream:
         self.loop.call_soon_threadsafe(self.queue.put_nowait, event)
 
     def _ask(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
-        if self.scorer is None or iscoroutinefunction(self.scorer.score):
+        scorer = self._scorer_of(questions)
+        if scorer is None or iscoroutinefunction(scorer.score):
             self.loop.call_soon_threadsafe(self._send, task, questions)
             return
-        scheduler, head = self.engine_thread.scheduler, cast("HeadScorer", self.scorer)
+        scheduler, head = self.engine_thread.scheduler, cast("HeadScorer", scorer)
         try:
             scheduler.answer(task, head.score(questions))
         except Exception as error:
             scheduler.fail(task, error)
+
+    def _scorer_of(self, questions: Sequence[Question]) -> RemoteScorer | HeadScorer | None:
+        return self.judge if questions[0].asks_reward else self.scorer
 
     def _send(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
         scoring = self.loop.create_task(self._score(task, questions))
@@ -151,9 +156,9 @@ class CaptionStream:
 
     async def _score(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:
         try:
-            if self.scorer is None:
+            scorer = cast("RemoteScorer | None", self._scorer_of(questions))
+            if scorer is None:
                 raise ValueError("this search asks for scores and has no scorer: set its `needs`")
-            scorer = cast(RemoteScorer, self.scorer)
             self.engine_thread.answer(task, await scorer.score(questions, self.data))
         except Exception as error:
             self.engine_thread.fail(task, error)

@@ -105,7 +105,8 @@ async def complete(service: ChatService, request: ChatRequest) -> Response:
     Raises:
         ChatError: the request failed before anything was sent.
     """
-    spec, reply = service.read(request), Reply(request.model)
+    spec = service.read(request)
+    reply = Reply(request.model, dict(spec.calibration) if spec.calibration else None)
     if not request.stream:
         async with aclosing(service.events(spec, follow=False)) as events:
             captions = [event async for event in events if isinstance(event, CaptionResult)]

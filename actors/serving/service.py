@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from actors.serving.http_metrics import HttpMetrics
 from actors.serving.retry import LOST, RETRY_AFTER, is_lost, refusal
@@ -32,6 +32,8 @@ class Settings:
     seconds: float
     max_body_bytes: int
     key_hashes: tuple[str, ...] = ()
+    calibrated_method: str | None = None  # the method whose captions are cut by ``calibration``
+    calibration: Mapping[str, Any] | None = None  # what they report: tau, risk, alpha, num_images
     cors_origins: tuple[str, ...] = ()
 
 
@@ -79,7 +81,10 @@ class ChatService:
         Raises:
             ChatError: it is not served.
         """
-        return read_spec(request, self.settings.limits, self.settings.methods)
+        settings = self.settings
+        spec = read_spec(request, settings.limits, settings.methods)
+        is_calibrated = spec.method == settings.calibrated_method and spec.search.drop_below is None
+        return spec.calibrated(settings.calibration) if settings.calibration and is_calibrated else spec
 
     async def events(self, spec: CaptionSpec, *, follow: bool) -> AsyncGenerator[Step | CaptionResult, None]:
         """Yield the captions of a request; with ``follow``, each sentence too.

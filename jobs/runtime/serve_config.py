@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from jobs.inputs.shared_paths import SharedPaths
 from visvm.chat import ChatLimits
-from visvm.config import Config, ConfigT, ModelName, Options
+from visvm.config import Config, ConfigT, ModelName, Options, Place
 from visvm.fetch import Limits
 from visvm.models import check_policy, check_reward, check_value, default_value, predicts, resolve
 from visvm.plugins import check_scorer_name
@@ -62,6 +62,10 @@ class ServeConfig(SharedPaths):
     )
     search: str | None = Field(
         None, description="a search of your own, MODULE:NAME: served under that name, and the default"
+    )
+    calibration: Place | None = Field(
+        None,
+        description="calibration.json of visvm calibrate: cuts the captions of its method, and is reported",
     )
     centre: float | None = Field(
         None, description="reward at which a sentence adds no value (default: as the value model was trained)"
@@ -152,6 +156,21 @@ def _find_models(config: ServeConfig) -> Models:
             "reward = 'none': this value model predicts future rewards only and needs a reward model as well"
         )
     return Models(policy, reward, check_value(value, policy=policy, predict=predict), predict)
+
+
+def read_promise(config: ServeConfig) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the method that a calibration is for, and what its captions report; (None, None) without one.
+
+    Raises:
+        ValueError: it cannot be read, or was made for another policy or reward.
+    """
+    from visvm.metrics.calibration_file import read_calibration
+
+    if config.calibration is None:
+        return None, None
+    found = read_calibration(config.calibration)
+    found.check(policy=config.policy, reward=config.reward, scorer=config.scorer)
+    return found.method, found.brief()
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -12,8 +12,9 @@ from visvm.chat.errors import ChatError
 from visvm.chat.messages import Message, read_messages
 from visvm.config import Config
 from visvm.records import Prompt
-from visvm.search import METHODS, SearchConfig, SentenceSearch, make_search
+from visvm.search import METHODS, SearchConfig, SentenceSearch, Stepwise, find_method, make_search
 from visvm.search.draft import TEMPERATURES
+from visvm.search.stepwise import MOST_CANDIDATES
 
 MODELS = ("policy", "policy+search")
 LOWEST_TEMPERATURE = 0.01  # logits are divided by the temperature; a lower one means greedy
@@ -106,6 +107,12 @@ class CaptionSpec:
     trace: bool
     start: str = ""
     stop: tuple[str, ...] = ()
+    calibration: Mapping[str, Any] | None = None  # what is promised of the captions
+
+    def calibrated(self, calibration: Mapping[str, Any]) -> CaptionSpec:
+        """Return the request with sentences below the calibration's threshold dropped, and its promise."""
+        search = self.search.model_copy(update={"drop_below": calibration["tau"]})
+        return replace(self, search=search, calibration=calibration)
 
 
 def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) -> CaptionSpec:
@@ -123,6 +130,7 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
     if n > limits.max_n:
         raise ChatError(400, f"n is {n}; at most {limits.max_n} captions are served at a time", param="n")
     _check_candidates(method, search, n, limits)
+    _check_rewards(method, search, methods)
     wanted = request.max_completion_tokens or request.max_tokens or limits.max_tokens
     sentences = min(search.max_sentences or limits.max_sentences, limits.max_sentences)
     return CaptionSpec(
@@ -185,13 +193,22 @@ def _check_candidates(method: str, search: SearchConfig, n: int, limits: ChatLim
         raise ChatError(400, what, param="visvm")
 
 
+def _check_rewards(method: str, search: SearchConfig, methods: Sequence[str]) -> None:
+    if make_search(method, search).judges and "prm" not in methods:
+        what = "min_reward, drop_below and filter need a reward model, and this server has none"
+        raise ChatError(400, what, param="visvm")
+
+
 def num_candidates(method: str, search: SearchConfig) -> int:
     """Count the candidates that are generated per choice, of a sentence or of a whole caption."""
     num_temperatures = len(search.temperatures)
     step = 1 + search.step_size * num_temperatures
+    if search.min_reward is not None and find_method(method).search is Stepwise:
+        return step * MOST_CANDIDATES
     by_method = {
         "greedy": 1,
         "sample": 1,
+        "filter": 1,
         "best_of_n": num_temperatures * search.samples_per_temperature,
         "mcts": step * search.simulations,
         "oracle": step * (1 + search.completions),

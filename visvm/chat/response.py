@@ -75,6 +75,7 @@ class Reply:
     """Builds the chunks of one response, which share model, id and creation time (Unix seconds)."""
 
     model: str
+    calibration: Row | None = None  # what is promised of the captions
     id: str = field(default_factory=lambda: f"chatcmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -90,7 +91,7 @@ class Reply:
             }
             for one in captions
         ]
-        extra = {"visvm": _search_details(captions[0])} if trace else {}
+        extra = self._extra(_search_details(captions[0]) if trace else {})
         return self._head("chat.completion") | {"choices": choices, "usage": usage(captions), **extra}
 
     def first(self, index: int) -> Row:
@@ -103,12 +104,17 @@ class Reply:
 
     def last(self, result: CaptionResult, *, trace: bool) -> Row:
         """Return the chunk that ends a caption, with its cost if ``trace`` is set."""
-        extra = {"visvm": {"method": result.method, "cost": result.cost}} if trace else {}
+        extra = self._extra({"method": result.method, "cost": result.cost} if trace else {})
         return self._chunk(result.index, {}, result.finish_reason) | extra
 
     def usage(self, captions: Sequence[CaptionResult]) -> Row:
         """Return the chunk that ends the stream if stream_options.include_usage is set."""
         return self._head("chat.completion.chunk") | {"choices": [], "usage": usage(captions)}
+
+    def _extra(self, details: Row) -> Row:
+        """Return the key ``visvm`` with details and calibration; nothing without either."""
+        promise = {"calibration": self.calibration} if self.calibration else {}
+        return {"visvm": details | promise} if details or promise else {}
 
     def _chunk(self, index: int, delta: Row, finish_reason: str | None = None) -> Row:
         choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": None}

@@ -3,6 +3,7 @@
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode
 from visvm.search.draft import SentenceSearch
+from visvm.search.filtered import Filtered
 from visvm.search.mcts import MCTS
 from visvm.search.methods import METHODS, Method, SearchConfig, find_method, make_search
 from visvm.search.oracle import Oracle
@@ -13,6 +14,7 @@ __all__ = [
     "METHODS",
     "BestOfN",
     "Decode",
+    "Filtered",
     "Method",
     "Oracle",
     "SearchConfig",

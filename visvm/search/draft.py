@@ -6,7 +6,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import ClassVar, Literal
 
@@ -39,6 +39,7 @@ class Draft:
     values: list[float] = field(default_factory=list)
     trace: list[TraceStep] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
+    is_stopped: bool = False
 
     def __post_init__(self) -> None:
         self.cost.num_prompt_tokens = self.branch.num_prompt_tokens
@@ -50,8 +51,8 @@ class Draft:
         return self.branch.sentences[len(self.given) :]
 
     def is_live(self, max_sentences: int | None) -> bool:
-        """Return whether the caption goes on: no chosen candidate, stop text or limit has ended it."""
-        if self.branch.ended or at_limit(len(self.sentences), max_sentences):
+        """Return whether the caption goes on: no choice, veto, stop text or limit has ended it."""
+        if self.branch.ended or self.is_stopped or at_limit(len(self.sentences), max_sentences):
             return False
         return find_stop("".join(self.sentences), self.branch.request.stop) is None
 
@@ -74,6 +75,11 @@ class SentenceSearch:
 
     name: str
     needs: ClassVar[Needs] = "none"
+
+    @property
+    def judges(self) -> bool:
+        """Whether it asks for rewards beside the scores of what it ``needs``."""
+        return False
 
     @abstractmethod
     async def write(self, context: SearchContext, branch: Branch) -> Caption:
@@ -134,11 +140,29 @@ async def score_states(context: SearchContext, draft: Draft, states: Sequence[St
     return [known[state.prefix][state.sentence.strip(), state.ended] for state in states]
 
 
+async def score_rewards(context: SearchContext, draft: Draft, sentences: Sequence[str]) -> list[float]:
+    """Return the reward of each sentence alone; equal ones are scored, and counted in the cost, once."""
+    distinct = list(dict.fromkeys(sentence.strip() for sentence in sentences))
+    if not distinct:
+        return []
+    asked = _question(draft, (), [(sentence, False) for sentence in distinct])
+    (rewards,) = await context.score([replace(asked, asks_reward=True)])
+    draft.cost.num_value_calls += len(distinct)
+    known = dict(zip(distinct, _checked(rewards, len(distinct)), strict=True))
+    return [known[sentence.strip()] for sentence in sentences]
+
+
 def commit(
-    context: SearchContext, draft: Draft, candidates: Sequence[Candidate], values: Sequence[float]
+    context: SearchContext,
+    draft: Draft,
+    candidates: Sequence[Candidate],
+    values: Sequence[float],
+    *,
+    among: Sequence[int] | None = None,
 ) -> None:
-    """Append the best candidate to the draft; it alone decides whether the caption ends."""
-    choice = first_best(values)
+    """Append the best candidate (``among`` those of these indices) to the draft; it alone decides the end."""
+    indices = range(len(values)) if among is None else among
+    choice = indices[first_best([values[i] for i in indices])]
     (draft.branch,) = context.commit([draft.branch], [candidates[choice]])
     draft.finish_reason = candidates[choice].finish_reason
     draft.values.append(values[choice])
@@ -153,7 +177,8 @@ def first_best(values: Sequence[float]) -> int:
 
 def close(draft: Draft, method: str) -> Caption:
     """Return the finished caption of a draft written sentence by sentence."""
-    reason: FinishReason = draft.finish_reason if draft.branch.ended else "length"
+    not_chosen: FinishReason = "stop" if draft.is_stopped else "length"
+    reason = draft.finish_reason if draft.branch.ended else not_chosen
     return _caption(draft, method, draft.sentences, reason)
 
 

@@ -14,6 +14,7 @@ from visvm.plugins import load_object
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode
 from visvm.search.draft import TEMPERATURES, Needs, SentenceSearch
+from visvm.search.filtered import Filtered, filtered_greedy
 from visvm.search.mcts import MCTS
 from visvm.search.oracle import Oracle
 from visvm.search.stepwise import Stepwise
@@ -32,6 +33,19 @@ class SearchConfig(Config):
     )
     samples_per_temperature: int = Field(
         6, ge=1, description="best_of_n: whole captions per temperature (6 x 5 temperatures = 30)"
+    )
+    min_reward: float | None = Field(
+        None,
+        description="prm, visvm: choose only among candidates of at least this reward; ask for more where"
+        " there are none, and end where there still are none",
+    )
+    min_spread: float | None = Field(
+        None,
+        ge=0,
+        description="prm, visvm: propose three candidates first, all only if their scores differ by so much",
+    )
+    drop_below: float | None = Field(
+        None, description="drop sentences whose reward is below this from the finished caption"
     )
     max_sentences: int | None = Field(None, ge=1, description="cut captions after so many sentences")
     temperature: float = Field(0.7, gt=0, description="sample, and the oracle's completions")
@@ -56,6 +70,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "greedy": Method(Decode, "none", {"temperature": 0.0}),
     "sample": Method(Decode, "none"),
+    "filter": Method(filtered_greedy, "reward"),
     "best_of_n": Method(BestOfN, "reward"),
     "prm": Method(Stepwise, "reward"),
     "visvm": Method(Stepwise, "value"),
@@ -104,4 +119,6 @@ def make_search(method: str, config: SearchConfig) -> SentenceSearch:
         raise ValueError(f"{method}: cannot be made with the options of a search: {error}") from None
     if not isinstance(search, SentenceSearch):
         raise ValueError(f"{method}: {type(search).__name__} is not a visvm.search.SentenceSearch")
+    if config.drop_below is not None and not isinstance(search, Filtered):
+        return Filtered(search, config.drop_below)
     return search

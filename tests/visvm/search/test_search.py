@@ -14,7 +14,9 @@ from visvm.search import METHODS, BestOfN, Decode, SearchConfig, Stepwise, make_
 from visvm.search.draft import first_best
 
 ALL = sorted(METHODS)
-SCORED = [name for name in ALL if METHODS[name].needs != "none"]
+SCORED = [
+    name for name in ALL if METHODS[name].needs != "none" and name != "filter"
+]  # which asks for rewards
 STEPWISE = ["prm", "visvm", "reward_plus_future", "mcts", "oracle"]
 
 
