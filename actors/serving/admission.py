@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-from contextlib import nullcontext
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -14,13 +13,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from actors.serving.service import ChatService
 from visvm.chat import ChatError
 
+CHAT = "/v1/chat/completions"
 OPEN = ("/", "/healthz", "/metrics", "/openapi.json")  # need no key
 
 
 class AdmissionMiddleware:
     """ASGI middleware that checks keys, limits concurrent chats, and bounds bodies in size and time.
 
-    A request without a valid key or beyond the limit is refused before its body is read.
+    A request without a valid key, beyond the limit or to another path is refused before its body is read.
+    Only chats take places, and a body that comes in too slowly gives its place back.
     """
 
     def __init__(self, app: ASGIApp, *, service: ChatService) -> None:
@@ -33,7 +34,10 @@ class AdmissionMiddleware:
             return
         try:
             self._check(scope)
-            with self.service.admitted() if scope["method"] == "POST" else nullcontext():
+            if scope["method"] != "POST":  # no other route takes a body, so none is waited for
+                await self.app(scope, replayed(b"", receive), send)
+                return
+            with self.service.admitted():
                 body = await self._body(receive)
                 await self.app(scope, replayed(body, receive), send)
         except ChatError as error:  # from here; the application answers its own errors
@@ -44,6 +48,9 @@ class AdmissionMiddleware:
         if self.settings.key_hashes and scope["path"] not in OPEN and not self._has_key(headers):
             what = "a valid API key is needed (Authorization: Bearer KEY)"
             raise ChatError(401, what, code="invalid_api_key")
+        if scope["method"] == "POST" and scope["path"] != CHAT:
+            is_known = scope["path"] in OPEN or scope["path"].startswith("/v1/models")
+            raise ChatError(405 if is_known else 404, f"POST is served at {CHAT} only")
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             raise ChatError(400, "Content-Length is not a number")
@@ -52,8 +59,9 @@ class AdmissionMiddleware:
 
     async def _body(self, receive: Receive) -> bytes:
         body, has_more = bytearray(), True
+        seconds = min(self.settings.seconds, self.settings.body_seconds)
         try:
-            async with asyncio.timeout(self.settings.seconds):
+            async with asyncio.timeout(seconds):
                 while has_more:
                     message = await receive()
                     body += message.get("body", b"")
@@ -61,9 +69,8 @@ class AdmissionMiddleware:
                     if len(body) > self.settings.max_body_bytes:
                         raise self._too_large()
         except TimeoutError:
-            raise ChatError(
-                408, f"the request's body took more than {self.settings.seconds:g} seconds to arrive"
-            ) from None
+            what = f"the request's body took more than {seconds:g} seconds to arrive"
+            raise ChatError(408, what) from None
         return bytes(body)
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:

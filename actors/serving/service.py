@@ -21,7 +21,10 @@ Write = Callable[[CaptionSpec, bytes, bool], AsyncIterator[Event]]
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of an ingress: at most ``max_requests`` are in progress, each for at most ``seconds``."""
+    """The settings of an ingress: at most ``max_requests`` are in progress, each for at most ``seconds``.
+
+    A body has to arrive within ``body_seconds``.
+    """
 
     policy: str  # its name, for the page
     is_world: bool
@@ -35,6 +38,7 @@ class Settings:
     calibrated_method: str | None = None  # the method whose captions are cut by ``calibration``
     calibration: Mapping[str, Any] | None = None  # what they report: tau, risk, alpha, num_images
     cors_origins: tuple[str, ...] = ()
+    body_seconds: float = 30.0
 
 
 @dataclass

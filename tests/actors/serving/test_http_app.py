@@ -165,6 +165,56 @@ def test_a_body_that_does_not_come_in_ends_at_the_deadline(local: Any) -> None:
     assert sent[0]["status"] == 408 and is_idle(app)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/healthz", 405),
+        ("POST", "/", 405),
+        ("POST", "/metrics", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/v1/other", 404),
+        ("PUT", "/healthz", 405),
+        ("DELETE", "/v1/chat/completions", 405),
+        ("GET", "/healthz", 200),
+    ],
+)
+def test_no_other_path_waits_for_a_body_or_takes_a_place(
+    local: Any, method: str, path: str, status: int
+) -> None:
+    app, sent = local(max_requests=1), []
+
+    async def receive() -> Any:
+        assert app.service.num_requests == 0
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-length", b"1000")]
+    scope = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+
+    async def ask() -> None:
+        async with asyncio.timeout(30):
+            await app.client.app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == status and is_idle(app)
+
+
+def test_a_body_has_a_deadline_of_its_own(local: Any) -> None:
+    app, sent = local(seconds=3600, body_seconds=0.05), []
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
+    asyncio.run(app.client.app(scope, receive, send))
+    assert sent[0]["status"] == 408 and is_idle(app)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_ends_a_request_and_frees_what_it_held(local: Any, stream: bool) -> None:
     scorer = Held()
