@@ -128,7 +128,9 @@ def _loading(config: ServeConfig) -> dict[str, str]:
 
 def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
     names = ("top_p", "max_images", "max_rows", "cache_mb", "template")
-    return {"max_new_tokens": config.limits.max_tokens} | {name: getattr(config, name) for name in names}
+    limits = config.limits
+    bounds = {"max_new_tokens": limits.max_tokens, "max_prompt_tokens": limits.max_prompt_tokens}
+    return bounds | {name: getattr(config, name) for name in names}
 
 
 def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:

@@ -54,8 +54,8 @@ class PolicyOptions:
 
     ``max_new_tokens`` bounds a whole caption; ``top_p`` and ``top_k`` (0: off) all sampling.
     ``max_images`` are open at a time, ``max_rows`` candidates written; the keys and values of both take
-    at most ``cache_mb`` MiB, if that is given. ``template`` are options of the chat template, such as
-    ``{"enable_thinking": False}``.
+    at most ``cache_mb`` MiB, if that is given. A prompt has at most ``max_prompt_tokens``. ``template`` are
+    options of the chat template, such as ``{"enable_thinking": False}``.
     """
 
     max_new_tokens: int = 512
@@ -64,6 +64,7 @@ class PolicyOptions:
     max_images: int = 64
     max_rows: int = 192
     cache_mb: int | None = None
+    max_prompt_tokens: int | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -99,6 +99,8 @@ class SharedPrefixPolicy:
         return opened
 
     def _open(self, requests: Sequence[Request]) -> list[Branch]:
+        for request in requests:
+            self._check_length(request)
         self._share_budget(requests)
         keys = [self._prefix_key((request.image, request.prompt)) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
@@ -141,13 +143,26 @@ class SharedPrefixPolicy:
         image, prompt = pair
         return image.content_hash, self.family.prefix_prompt(prompt)
 
+    def _num_prompt_tokens(self, request: Request) -> int:
+        """Return the tokens that are read behind the image: the prompt, and the start of the answer."""
+        start = self.family.start_ids(request.prompt, request.start)
+        return len(self.family.prompt_ids(request.prompt)) + len(start)
+
+    def _check_length(self, request: Request) -> None:
+        """Check that a prompt is within ``max_prompt_tokens`` and the model's context.
+
+        Raises:
+            ValueError: it is longer.
+        """
+        context = getattr(self.family.text_config, "max_position_embeddings", None)
+        limits = [limit for limit in (self.options.max_prompt_tokens, context) if limit is not None]
+        if (num := self._num_prompt_tokens(request)) > (most := min(limits, default=num)):
+            raise ValueError(f"the prompt has {num} tokens, at most {most} are read: shorten it")
+
     def _share_budget(self, requests: Sequence[Request]) -> None:
         """Give to images what rows leave of the budget."""
         if self.options.cache_mb is not None:
-            longest = max(
-                len(self.family.prompt_ids(one.prompt)) + len(self.family.start_ids(one.prompt, one.start))
-                for one in requests
-            )
+            longest = max(map(self._num_prompt_tokens, requests))
             taken = self.decoder.rows.most_bytes(longest + self.options.max_new_tokens)
             self.engine.images.budget = max(0, self.options.cache_mb * MIB - taken)
 

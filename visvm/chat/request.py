@@ -40,6 +40,7 @@ class ChatLimits(Config):
     max_candidates: int = Field(128, ge=1, description="candidates per sentence, summed over all n captions")
     max_n: int = Field(8, ge=1, description="captions")
     max_prompt_chars: int = Field(4000, ge=1, description="characters of the prompt")
+    max_prompt_tokens: int = Field(1024, ge=1, description="tokens of the prompt, the template's included")
 
 
 class StreamOptions(BaseModel):

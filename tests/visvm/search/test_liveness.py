@@ -52,6 +52,17 @@ def test_a_prompt_beyond_the_budget_fails_alone(folder: str, place: int) -> None
     assert policy.num_free > 0
 
 
+@pytest.mark.parametrize("options", [{"max_prompt_tokens": 40}, {}], ids=["limit", "context"])
+def test_prompts_are_bounded_in_tokens(folder: str, options: dict[str, int]) -> None:
+    policy = make(folder, **options)
+    if not options:
+        policy.family.text_config.max_position_embeddings = 40
+    assert policy.open([Request(tiny.image(0), SHORT)])
+    results = run(policy, [SHORT, SHORT * 10, SHORT])
+    assert [isinstance(one, ValueError) for one in results] == [False, True, False]
+    assert "tokens, at most 40 are read" in str(results[1])
+
+
 @pytest.mark.timeout(120)
 def test_an_engine_goes_on_after_a_prompt_beyond_its_budget(folder: str) -> None:
     done: list[SearchTask[Any]] = []
