@@ -7,12 +7,12 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
 from visvm.detokenizer import NextSentence
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
-from visvm.engine.linear import few_rows
+from visvm.engine.sampling import Head
 from visvm.engine.selftest import check_once
 from visvm.families import Family
 from visvm.families.loading import load_model
@@ -282,20 +282,6 @@ class SharedPrefixPolicy:
         return self.family.tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-
-
-class Head(nn.Module):
-    """A language-model head with the cap on its logits that Gemma has."""
-
-    def __init__(self, linear: nn.Module, text_config: Any) -> None:
-        super().__init__()
-        self.linear = linear
-        self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        with few_rows():
-            logits = self.linear(hidden).float()
-        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
 
 
 def _live(branch: Branch) -> TreeBranch:

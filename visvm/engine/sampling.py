@@ -1,12 +1,15 @@
-"""Temperature and nucleus sampling, one seeded stream of uniforms for each candidate."""
+"""Logits, and temperature and nucleus sampling by one seeded stream of uniforms for each candidate."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from visvm.engine.linear import few_rows
 
 
 def uniforms(*key: object, num: int) -> np.ndarray:
@@ -48,3 +51,17 @@ def _ranked(logits: Tensor, top: Tensor, rank: Tensor) -> Tensor:
     nth = rank - (top > value).sum(dim=-1, keepdim=True)
     found = (logits == value).cumsum(dim=-1, dtype=torch.int32)
     return torch.searchsorted(found, (nth + 1).int())[:, 0]
+
+
+class Head(nn.Module):
+    """A language-model head with the cap on its logits that Gemma has."""
+
+    def __init__(self, linear: nn.Module, text_config: Any) -> None:
+        super().__init__()
+        self.linear = linear
+        self.softcap: float | None = getattr(text_config, "final_logit_softcapping", None)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        with few_rows():
+            logits = self.linear(hidden).float()
+        return logits if self.softcap is None else (logits / self.softcap).tanh() * self.softcap
