@@ -100,13 +100,12 @@ class CaptionConfig(PipelineConfig, SearchConfig):
 def work(config: CaptionConfig) -> dict[str, Any]:
     """Write the captions, then count them."""
     from jobs.pipeline.execution import write_units
-    from jobs.pipeline.units import make_units
     from jobs.runtime import ray_setup
     from visvm.schemas import CAPTIONS
 
     started = time.perf_counter()
     config = calibrated(config)
-    units = make_units(config)
+    units = config.units
     models = check_models(config)
     note_strange_images(config.policy, [row["uri"] for row in units.slice(0, NUM_SHOWN).to_pylist()])
     ray_setup.start(config)

@@ -50,13 +50,12 @@ def work(config: GenerateConfig) -> dict[str, Any]:
     """Write the rollouts, then the triples; return the counts."""
     from jobs.pipeline.execution import write_units
     from jobs.pipeline.triples import summary, write_triples
-    from jobs.pipeline.units import make_units
     from jobs.runtime import ray_setup
     from visvm.models import check_policy, check_reward
     from visvm.schemas import ROLLOUTS
 
     started = time.perf_counter()
-    units = make_units(config)
+    units = config.units
     models = {
         "policy": check_policy(config.policy),
         "reward": check_reward(config.reward, policy=config.policy),

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -26,6 +27,9 @@ from jobs.runner.inputs import Inputs
 from visvm import storage
 from visvm.config import ModelName, Place
 from visvm.prompts import DETAIL_PROMPTS
+
+if TYPE_CHECKING:
+    from jobs.inputs.sources import Source
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +44,16 @@ class ImportConfig(ImagesConfig):
     prompt: str = Field(DETAIL_PROMPTS[0], description="the prompt of rows that name none")
     reward_num_gpus: float = Field(0.2, gt=0, description="GPUs of the reward actor, if the device is a GPU")
 
-    def inputs(self) -> Inputs:
-        """Return the responses and the images, of which there may be others the next time, and the models."""
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The images, listed once for a run."""
         from jobs.inputs.image_list import find_all
 
-        images = [source.uri for source in find_all(self.images, image_root=self.image_root)]
+        return find_all(self.images, image_root=self.image_root)
+
+    def inputs(self) -> Inputs:
+        """Return the responses and the images, of which there may be others the next time, and the models."""
+        images = [source.uri for source in self.sources]
         return Inputs(
             free=image_stamps([storage.absolute(self.responses), *images]), fixed=model_stamps(self)
         )
@@ -53,7 +62,6 @@ class ImportConfig(ImagesConfig):
 def work(config: ImportConfig) -> dict[str, Any]:
     """Score the responses and write rollouts and triples; return the counts."""
     from actors.batch.generate import ROLLED, RewardOfOthers
-    from jobs.inputs.image_list import find_all
     from jobs.inputs.responses import make_units, read_responses
     from jobs.pipeline.execution import write_units
     from jobs.pipeline.stage import Stage
@@ -63,7 +71,7 @@ def work(config: ImportConfig) -> dict[str, Any]:
     from visvm.schemas import ROLLOUTS
 
     answered = read_responses(storage.absolute(config.responses), config.prompt)
-    units = make_units(answered, find_all(config.images, image_root=config.image_root), ROLLED)
+    units = make_units(answered, config.sources, ROLLED)
     reward = check_reward(config.reward, policy=config.policy)
     ray_setup.start(config)
     out, loading = storage.absolute(config.out), ray_setup.loading(config.device, config.dtype)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from jobs.inputs.shared_paths import marked_fields
 from jobs.runner.inputs import Inputs, stamps, stamps_below
 from visvm import storage
 from visvm.config import MODEL_MARK, Config
 from visvm.tables import table_files
-
-if TYPE_CHECKING:
-    from jobs.pipeline.config import PipelineConfig
 
 
 def model_stamps(config: Config) -> dict[str, str]:
@@ -39,13 +35,6 @@ def image_stamps(uris: Iterable[str]) -> dict[str, str]:
             files[uri] = ""
     found = stamps(filter(None, files.values()))
     return {uri: found.get(file, "") for uri, file in files.items()}
-
-
-def image_inputs(config: PipelineConfig) -> Inputs:
-    """Return the images of a job, of which there may be others the next time, and its models, which stay."""
-    from jobs.pipeline.units import make_units
-
-    return Inputs(free=image_stamps(make_units(config)["uri"].to_pylist()), fixed=model_stamps(config))
 
 
 def training_inputs(config: Config, kind: str, places: Iterable[str]) -> Inputs:

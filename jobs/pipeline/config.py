@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from jobs.inputs.stamps import image_inputs
+from jobs.inputs.stamps import image_stamps, model_stamps
 from jobs.runner.hub import HubOptions
 from jobs.runner.inputs import Inputs
 from jobs.runner.part_files import FILE_SECONDS
 from visvm.config import ModelName, Options, Place
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class ImagesConfig(HubOptions):
@@ -89,9 +93,16 @@ class PipelineConfig(ImagesConfig):
             raise ValueError(f"expected I/N with I from 0 to N - 1 = {num - 1}")
         return value
 
+    @cached_property
+    def units(self) -> pa.Table:
+        """The images with their prompts, listed once for a run."""
+        from jobs.pipeline.units import make_units
+
+        return make_units(self)
+
     def inputs(self) -> Inputs:
         """Return the images and the models; the next run may have other images."""
-        return image_inputs(self)
+        return Inputs(free=image_stamps(self.units["uri"].to_pylist()), fixed=model_stamps(self))
 
     @property
     def policy_options(self) -> dict[str, Any]:
