@@ -23,6 +23,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.pipeline.config import PipelineConfig
 from jobs.runner.command import run
+from jobs.runner.inputs import Inputs, stamps
 from jobs.runner.part_files import read_rows
 from visvm import storage
 from visvm.config import ModelName, Place
@@ -90,6 +91,12 @@ class CaptionConfig(PipelineConfig, SearchConfig):
                 f"method {self.method} uses no scorer: choose one that does, such as prm or visvm"
             )
         return self
+
+    def inputs(self) -> Inputs:
+        """Return the images, and the models and the calibration, which must not change."""
+        found = super().inputs()
+        given = [storage.absolute(self.calibration)] if self.calibration else []
+        return Inputs(free=found.free, fixed={**found.fixed, **stamps(given)})
 
     @property
     def search_name(self) -> str:

@@ -87,13 +87,14 @@ def _tell(before: Mapping[str, str], now: Mapping[str, str], *, num_changed: int
 
 def _set_aside(written: PartFiles, out: str, ids: Sequence[str]) -> None:
     """Move the rows with these ids to OUT/set_aside."""
-    aside = PartFiles(storage.join(out, SET_ASIDE), written.schema)
+    folder = storage.join(out, SET_ASIDE)
     for part in parts(written.folder):
         rows = storage.read_table(part)
         is_out = pc.is_in(rows["id"], pa.array(ids))
         if pc.any(is_out).as_py():
+            aside = PartFiles(folder, rows.schema)  # that of the version that wrote them
             aside.add(rows.filter(is_out))
             aside.flush()  # before they leave their file
             storage.write_table(part, rows.filter(pc.invert(is_out)))
             storage.delete(storage.join(out, "triples", part.rpartition("/")[2]))
-    logger.warning("%d rows are set aside in %s", len(ids), aside.folder)
+    logger.warning("%d rows are set aside in %s", len(ids), folder)
