@@ -102,8 +102,12 @@ def check(config: CheckConfig) -> dict[str, Any]:
 def _memory(policy: Any) -> dict[str, int]:
     """Return the tokens and bytes of an image and of a row."""
     tokens = policy.family.preprocess([_image(SHAPE)])[0]["input_ids"].shape[1]
-    token = policy.engine.images.token_bytes
-    return {"image_tokens": tokens, "image_bytes": tokens * token, "row_bytes": ROW_TOKENS * token}
+    token, state = policy.engine.images.token_bytes, policy.engine.images.state_bytes
+    return {
+        "image_tokens": tokens,
+        "image_bytes": tokens * token + state,
+        "row_bytes": ROW_TOKENS * token + state,
+    }
 
 
 def _gradients(model: Any, processor: Any) -> float:

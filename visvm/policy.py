@@ -250,6 +250,9 @@ class SharedPrefixPolicy:
                 raise ValueError(f"candidate {candidate.text!r} was not proposed for this branch")
             kv, state = branch.proposed[candidate.token_ids]
             suffix = suffix.followed_by(kv)
+            if self.family.has_states:  # those after the candidate were not kept: its tokens are read again
+                hidden, read = self.engine.read([branch.prefix], [candidate.token_ids], [branch.suffix])
+                suffix, state = read.row(0, 0, read.num_tokens), hidden[0, -1].clone()
         return TreeBranch(
             branch.request,
             branch.prefix,

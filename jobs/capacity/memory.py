@@ -112,6 +112,7 @@ def _policy(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
     images = options["max_images"] * size.image_tokens
     rows = options["max_rows"] * _rounded(PROMPT_TOKENS + options["max_new_tokens"])
     kept = (images + rows) * size.token_values * item
+    kept += (options["max_images"] + options["max_rows"]) * size.state_bytes
     if options["cache_mb"] is not None:
         kept = min(kept, options["cache_mb"] * MIB)
     return {
@@ -125,7 +126,7 @@ def _value(size: ModelSize, options: Mapping[str, Any]) -> dict[str, float]:
     """Return the value model's bytes; on the policy's GPU its prefill takes turns with the policy's."""
     item = _itemsize(options)
     alone = _pass(size, min(PREFILL_BATCH, options["max_images"]) * size.image_tokens) * item
-    kept = options["max_images"] * size.image_tokens * size.token_values * item
+    kept = options["max_images"] * (size.image_tokens * size.token_values * item + size.state_bytes)
     return {
         "value weights": size.num_parameters * item,
         "value images": min(kept, options.get("cache_mb", CACHE_MB) * MIB),

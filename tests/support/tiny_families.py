@@ -10,7 +10,7 @@ import torch
 import transformers as tf
 
 from tests.support.tiny import TEMPLATE, TEXT_SIZE, VISION_SIZE
-from tests.support.tiny_axes import glm4v, glm4v_moe, qwen3_vl, qwen3_vl_moe
+from tests.support.tiny_axes import glm4v, glm4v_moe, lfm2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
 from tests.support.tiny_tokens import token_id, tokenizer
 
 STRINGS = (
@@ -280,6 +280,9 @@ def _paligemma(change: dict[str, Any]) -> tuple[Any, Any]:
 MAKERS: dict[str, Callable[[dict[str, Any]], tuple[Any, Any]]] = {
     "qwen3_vl": qwen3_vl,
     "qwen3_vl_moe": qwen3_vl_moe,
+    "qwen3_5": qwen3_5,
+    "qwen3_5_moe": qwen3_5_moe,
+    "lfm2_vl": lfm2_vl,
     "gemma3": _gemma3,
     "gemma4": _gemma4,
     "internvl": _internvl,

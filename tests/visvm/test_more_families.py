@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -82,8 +83,21 @@ def plain_log_prob(policy: SharedPrefixPolicy, request: Any, tokens: list[int], 
     return float(logits.log_softmax(-1).gather(1, torch.tensor(tokens)[:, None]).sum())
 
 
-def test_gradients_of_packed_texts_equal_one_forward_a_text(folder: str) -> None:
+class DoubleTorch:
+    """torch with numbers of 64 bits where 32 are asked for: linear attention asks for them by name."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def test_gradients_of_packed_texts_equal_one_forward_a_text(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = VisionValueModel.from_policy(folder)
+    if model.family.has_states:
+        monkeypatch.setattr(sys.modules[type(model.family.language_model).__module__], "torch", DoubleTorch())
     torch.manual_seed(1)
     torch.nn.init.normal_(model.head.weight)
     model.double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from visvm.engine.attention import AttentionPass
 from visvm.engine.image_store import ImageStore, Prefix
 from visvm.engine.kv import KV
 from visvm.engine.linear import few_rows, pack_linears, refresh
+from visvm.engine.row_state import RowStates, Tensors, joined, tracking
 from visvm.records import DecodedImage, Prompt
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Engine:
             kv[1, :, :, : key.shape[2]][slots] = value
 
         for prefix, end in zip(prefixes, self.family.read(inputs, record), strict=True):
-            prefix.next_position, prefix.state = end
+            prefix.next_position, prefix.state, prefix.row_states = end
         return prefixes
 
     @torch.inference_mode()
@@ -87,6 +89,26 @@ class Engine:
         before included; both right padded.
         """
         before = [None] * len(texts) if befores is None else list(befores)
+        if not self.family.has_states:
+            return self._read(prefixes, texts, before)
+        # States are those after the last token, so padding must not follow it: texts of one length together.
+        parts, tokens = [], 0
+        for length in sorted({len(text) for text in texts}):
+            members = [i for i, text in enumerate(texts) if len(text) == length]
+            behind, rows = [prefixes[i] for i in members], [texts[i] for i in members]
+            hidden, kv = self._read(behind, rows, [before[i] for i in members])
+            parts += [(i, hidden[row], kv.row(row, 0, kv.num_tokens)) for row, i in enumerate(members)]
+            tokens = max(tokens, kv.num_tokens)
+        own = self.new_kv(len(texts), tokens)
+        for i, _, kv in parts:
+            own.put(i, kv)
+        parts.sort(key=lambda part: part[0])
+        states = joined([kv.states or {} for _, _, kv in parts])
+        return pad_sequence([hidden for _, hidden, _ in parts], batch_first=True), replace(own, states=states)
+
+    def _read(
+        self, prefixes: Sequence[Prefix], texts: Sequence[Sequence[int]], before: Sequence[KV | None]
+    ) -> tuple[Tensor, KV]:
         starts = [0 if kv is None else kv.num_tokens for kv in before]
         tokens = pad_sequence([torch.tensor(row, dtype=torch.long) for row in texts], batch_first=True)
         own = self.new_kv(len(texts), max(starts) + tokens.shape[1])
@@ -96,10 +118,21 @@ class Engine:
         device = self.family.device
         rows = AttentionPass(self.images.shared(prefixes), own, starts, length=tokens.shape[1])
         offsets = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
-        return self.append(rows, offsets, tokens.to(device)), own
+        states = RowStates(self.states_of(prefixes, before))
+        hidden = self.append(rows, offsets, tokens.to(device), states)
+        return hidden, replace(own, states=states.after if self.family.has_states else None)
 
-    def append(self, rows: AttentionPass, offsets: Tensor, tokens: Tensor) -> Tensor:
-        """Run tokens [R, L] whose rows' texts start at rotary position ``offsets`` [R]; the hidden states."""
+    def states_of(self, prefixes: Sequence[Prefix], texts: Sequence[KV | None]) -> Tensors:
+        """Return the states after each text, or of its image where there is none; no layer may have any."""
+        pairs = zip(prefixes, texts, strict=True)
+        known = [kv.states if kv and kv.states else prefix.row_states for prefix, kv in pairs]
+        return joined(known) if self.family.has_states else {}
+
+    def append(self, rows: AttentionPass, offsets: Tensor, tokens: Tensor, states: RowStates) -> Tensor:
+        """Run tokens [R, L] whose rows' texts start at rotary position ``offsets`` [R]; the hidden states.
+
+        ``states`` are those that layers without attention begin with, and will hold those they end with.
+        """
         given = self.family.text_inputs(tokens, offsets[:, None] + rows.columns)
-        with few_rows():
+        with few_rows(), tracking(states):
             return self.family.language_model(**given, use_cache=False, rows=rows).last_hidden_state

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from visvm.engine.attention import SharedPrefixKV
 from visvm.engine.kv import KV
+from visvm.engine.row_state import Tensors
 
 ROUND = 64  # tokens; room for images a little longer than those seen so far
 NewKV = Callable[[int, int], KV]
@@ -19,12 +20,14 @@ NewKV = Callable[[int, int], KV]
 class Prefix:
     """An image in the store; its place is free again once nothing refers to this object.
 
-    ``length`` is its number of tokens, ``next_position`` the rotary position of what follows it, and
-    ``state`` [hidden] the last hidden state of its last token; both are known once it was read.
+    ``length`` is its number of tokens, ``next_position`` the rotary position of what follows it, ``state``
+    [hidden] the last hidden state of its last token, and ``row_states`` what layers without attention keep;
+    all are known once it was read.
     """
 
     next_position: int
     state: Tensor
+    row_states: Tensors
 
     def __init__(self, slot: int, length: int) -> None:
         self.slot, self.length = slot, length
@@ -40,7 +43,8 @@ class ImageStore:
     def __init__(self, new_kv: NewKV, *, max_images: int, budget: int | None = None) -> None:
         """``new_kv(places, tokens)`` makes a buffer of zeros."""
         self.new_kv, self.max_images, self.budget = new_kv, max_images, budget
-        self.token_bytes = new_kv(1, 1).nbytes
+        one = new_kv(1, 1)
+        self.token_bytes, self.state_bytes = one.nbytes, one.layout.state_bytes
         self.version = 0  # grows with the buffer: views of an older one keep it alive
         self._empty()
 
@@ -73,7 +77,7 @@ class ImageStore:
         if self.num_used == 0:
             raise ValueError(
                 f"the keys and values of an image of {lengths[0]} tokens take"
-                f" {lengths[0] * self.token_bytes / 2**20:.0f} MiB, more than the budget of"
+                f" {self._bytes(1, lengths[0]) / 2**20:.0f} MiB, more than the budget of"
                 f" {(self.budget or 0) / 2**20:.0f} MiB: raise the budget"
             )
         return 0
@@ -113,12 +117,16 @@ class ImageStore:
         """How many images of that length the store may hold."""
         if self.budget is None:
             return self.max_images
-        return min(self.max_images, self.budget // (length * self.token_bytes))
+        return min(self.max_images, self.budget // self._bytes(1, length))
+
+    def _bytes(self, places: int, tokens: int) -> int:
+        """What so many places take, the states of the layers without attention included."""
+        return places * (tokens * self.token_bytes + self.state_bytes)
 
     def _fit(self, num: int, length: int, num_coming: int) -> bool:
         """Whether ``num`` more images up to that length have room; grows the buffer if it may."""
         places, tokens = self.kv.num_rows, self.kv.num_tokens
-        is_within = self.budget is None or self.kv.nbytes <= self.budget
+        is_within = self.budget is None or self._bytes(places, tokens) <= self.budget
         if num <= len(self.free) and length <= tokens and is_within:
             return True
         new_tokens = max(tokens, -(-length // ROUND) * ROUND)
@@ -130,8 +138,8 @@ class ImageStore:
         new_places = min(most, max(places, wanted, 2 * places if self.num_used else 0))
         if self.num_used == 0:
             self._empty()  # the old one goes before the new one comes
-        old, new = self.kv, new_places * new_tokens * self.token_bytes
-        if self.budget is not None and old.nbytes + new > self.budget:
+        needed = self.kv.nbytes + self._bytes(new_places, new_tokens)
+        if self.budget is not None and needed > self.budget:
             return False
         self._grow(new_places, new_tokens)
         return True

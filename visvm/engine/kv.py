@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from visvm.engine.row_state import Tensors, rows_of
 
 
 @dataclass(frozen=True)
@@ -14,26 +16,28 @@ class Layout:
     """Where each layer's keys and values are stored.
 
     Layers of one shape share a buffer: ``sizes[g]`` is (layers, kv heads, D) of group g, and ``places[i]``
-    is (group, index in it) of layer i. Layers that reuse the keys of another have its place.
+    is (group, index in it) of layer i. Layers that reuse the keys of another have its place; layers without
+    attention have none, but the states that ``state_bytes`` counts for each row.
     """
 
-    places: tuple[tuple[int, int], ...]
+    places: Mapping[int, tuple[int, int]]
     sizes: tuple[tuple[int, int, int], ...]
+    state_bytes: int = 0
 
     @classmethod
-    def of(cls, keys: Sequence[Tensor]) -> Layout:
+    def of(cls, keys: Mapping[int, Tensor], *, state_bytes: int = 0) -> Layout:
         """Return the layout for layers with these keys [..., kv heads, L, D]; a repeated tensor is shared."""
-        places: list[tuple[int, int]] = []
+        places: dict[int, tuple[int, int]] = {}
         counts: dict[tuple[int, int], int] = {}
-        for i, key in enumerate(keys):
+        for layer, key in sorted(keys.items()):
             shape = key.shape[-3], key.shape[-1]
-            source = next((j for j in range(i) if keys[j] is key), None)
+            source = next((other for other in places if keys[other] is key), None)
             if source is None:
                 counts[shape] = counts.get(shape, 0) + 1
-                places.append((list(counts).index(shape), counts[shape] - 1))
+                places[layer] = list(counts).index(shape), counts[shape] - 1
             else:
-                places.append(places[source])
-        return cls(tuple(places), tuple((count, *shape) for shape, count in counts.items()))
+                places[layer] = places[source]
+        return cls(places, tuple((count, *shape) for shape, count in counts.items()), state_bytes)
 
     @property
     def token_values(self) -> int:
@@ -53,10 +57,14 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class KV:
-    """Keys and values of R rows of T tokens: one tensor [layers, 2, R, kv heads, T, D] a group of layers."""
+    """Keys and values of R rows of T tokens: one tensor [layers, 2, R, kv heads, T, D] a group of layers.
+
+    ``states`` are those of the layers without attention after each row's last token, where they are known.
+    """
 
     layout: Layout
     groups: tuple[Tensor, ...]
+    states: Tensors | None = None
 
     @property
     def num_rows(self) -> int:
@@ -88,8 +96,9 @@ class KV:
         return self.map(lambda group: group[:, :, :, :, start:end])
 
     def row(self, row: int, start: int, end: int) -> KV:
-        """Return a copy of one row's tokens from ``start`` to ``end``."""
-        return self.map(lambda group: group[:, :, row : row + 1, :, start:end].clone())
+        """Return a copy of one row's tokens from ``start`` to ``end``, with the states at its last token."""
+        kv = self.map(lambda group: group[:, :, row : row + 1, :, start:end].clone())
+        return kv if self.states is None else replace(kv, states=rows_of(self.states, [row]))
 
     def put(self, row: int, other: KV) -> None:
         """Write ``other`` to the rows from ``row`` on, at their first tokens."""

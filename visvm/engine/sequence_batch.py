@@ -11,6 +11,7 @@ from visvm.engine.attention import AttentionPass, SharedPrefixKV
 from visvm.engine.engine import Engine
 from visvm.engine.image_store import ROUND, Prefix
 from visvm.engine.kv import KV
+from visvm.engine.row_state import RowStates, Tensors, joined, rows_of
 
 
 class SequenceBatch:
@@ -25,6 +26,7 @@ class SequenceBatch:
         self.kv = engine.new_kv(0, 0)
         self.prefixes: list[Prefix] = []
         self.lengths: list[int] = []
+        self.states: Tensors = {}
         self._shared: SharedPrefixKV | None = None
         self._version = -1
 
@@ -39,7 +41,8 @@ class SequenceBatch:
     def most_bytes(self, capacity: int) -> int:
         """What the buffer takes once it has all rows, of at least ``capacity`` tokens."""
         tokens = max(self.kv.num_tokens, _rounded(capacity))
-        return self.max_rows * tokens * self.engine.images.token_bytes
+        store = self.engine.images
+        return self.max_rows * (tokens * store.token_bytes + store.state_bytes)
 
     @torch.inference_mode()
     def add(self, prefix: Prefix, text: KV, *, capacity: int) -> None:
@@ -50,6 +53,8 @@ class SequenceBatch:
         assert self.has_room(capacity), "no row is free"
         self._make_room(len(self) + 1, capacity)
         self.kv.put(len(self), text)
+        new = self.engine.states_of([prefix], [text])
+        self.states = joined([self.states, new]) if self.states else new
         self.prefixes.append(prefix)
         self.lengths.append(text.num_tokens)
         self._shared = None
@@ -62,6 +67,8 @@ class SequenceBatch:
             length = self.lengths[last]
             self.kv.put(row, self.kv.rows(slice(last, last + 1)).tokens(0, length))
             self.prefixes[row], self.lengths[row] = self.prefixes[last], length
+        kept = [last if i == row else i for i in range(last)]
+        self.states = rows_of(self.states, kept) if kept else {}
         self.prefixes.pop()
         self.lengths.pop()
         self._shared = None
@@ -77,7 +84,9 @@ class SequenceBatch:
             self._shared, self._version = images.shared(self.prefixes), images.version
         rows = AttentionPass(self._shared, self.kv.rows(slice(len(self))), self.lengths, length=1)
         offsets = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
-        hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None])
+        states = RowStates(self.states)
+        hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None], states)
+        self.states = states.after
         self.lengths = [length + 1 for length in self.lengths]
         return hidden[:, 0]
 
@@ -87,7 +96,7 @@ class SequenceBatch:
 
     def clear(self) -> None:
         """Drop all rows, and give the buffer back."""
-        self.prefixes, self.lengths, self._shared = [], [], None
+        self.prefixes, self.lengths, self.states, self._shared = [], [], {}, None
         self.kv = self.engine.new_kv(0, 0)
 
     def _make_room(self, num: int, tokens: int) -> None:

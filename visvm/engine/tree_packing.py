@@ -100,6 +100,32 @@ def pack_trees(trees: Sequence[TokenTree], reads: Sequence[Sequence[int]]) -> Pa
     return Packed(tokens, depths, ends, where[:, 0], where[:, 1])
 
 
+def one_text_a_row(packed: Packed) -> tuple[Packed, list[int]]:
+    """Return the same texts, each in a row of its own, and the image of each row.
+
+    A text that begins another one shares its row; other common beginnings are computed again.
+    """
+    images, ends = packed.rows.tolist(), packed.ends.tolist()
+    reads = list(zip(images, packed.columns.tolist(), strict=True))
+    texts: list[tuple[int, list[int]]] = []  # image, columns of the path
+    places: dict[tuple[int, int], tuple[int, int]] = {}
+    for image, column in sorted(reads, reverse=True):  # a text's longest read comes first
+        if (image, column) in places:
+            continue
+        path = [k for k in range(column + 1) if ends[image][k] > column]
+        places |= {
+            (image, k): (len(texts), depth) for depth, k in enumerate(path) if (image, k) not in places
+        }
+        texts.append((image, path))
+    where = torch.tensor([places[read] for read in reads], device=packed.ends.device).view(-1, 2)
+    tokens = [packed.tokens[image, path] for image, path in texts]
+    lengths = torch.tensor([len(path) for _, path in texts], device=packed.ends.device)
+    rows = pad_sequence(tokens, batch_first=True)
+    depths = torch.arange(rows.shape[1], device=rows.device).expand(len(texts), -1)
+    ends_of_rows = torch.where(depths < lengths[:, None], lengths[:, None], 0)
+    return Packed(rows, depths, ends_of_rows, where[:, 0], where[:, 1]), [image for image, _ in texts]
+
+
 def tree_mask(ends: Tensor) -> Tensor:
     """[B, L] ends -> [B, 1, L, L] bool: key k is seen by query q if k <= q < ends[k], or k = q."""
     place = torch.arange(ends.shape[1], device=ends.device)
@@ -125,6 +151,12 @@ class Recorded:
         images: list[Any] = self.layers.setdefault(layer, list[Any]([None]) * self.num_images)
         for row, i in enumerate(members):
             images[i] = key[row].transpose(0, 1), value[row].transpose(0, 1)
+
+    def select(self, images: Sequence[int]) -> Recorded:
+        """Return the same for ``images``, each as often as it is named."""
+        chosen = Recorded(len(images))
+        chosen.layers = {layer: [own[i] for i in images] for layer, own in self.layers.items()}
+        return chosen
 
     def padded(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values [B, kv heads, P, D] of a layer, right padded."""

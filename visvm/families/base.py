@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
@@ -20,6 +20,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from visvm.engine.attention import recording, use_row_attention
 from visvm.engine.kv import Layout
+from visvm.engine.row_state import RowStates, Tensors, num_bytes, rows_of, tracking, use_row_states
 from visvm.families.conversation import messages
 from visvm.families.table import PROMPT_IN_PREFIX
 from visvm.records import Conversation, DecodedImage, Prompt
@@ -30,6 +31,14 @@ BLANK = DecodedImage("", "", "", Image.new("RGB", (112, 112)))
 PROBE = "Describe."
 # Variables of chat templates that are not the user's to set.
 OURS = {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
+
+
+class ImageEnd(NamedTuple):
+    """What follows an image goes on from: its rotary position, the last hidden state, states of one row."""
+
+    next_position: int
+    hidden: Tensor
+    states: Tensors
 
 
 class Family:
@@ -49,6 +58,7 @@ class Family:
         self.prompt_in_prefix = config.model_type in PROMPT_IN_PREFIX
         self.prompt_ids = lru_cache(maxsize=64)(self._prompt_ids)
         use_row_attention(self.base)
+        self.has_states = use_row_states(self.language_model)
 
     @property
     def text_config(self) -> Any:
@@ -189,12 +199,11 @@ class Family:
         is_token = {key: x.shape == shape and not x.is_floating_point() for key, x in inputs.items()}
         return {key: x[:, :split] if is_token[key] else x for key, x in inputs.items()}
 
-    def read(self, inputs: Sequence[Inputs], record: Record) -> list[tuple[int, Tensor]]:
+    def read(self, inputs: Sequence[Inputs], record: Record) -> list[ImageEnd]:
         """Run image parts as the model does; gradients flow unless switched off.
 
         ``record(members, layer, key, value)`` gets what each layer computes for some of them (same length)
-        [members, kv heads, P, D]. Returns the rotary position of what follows, and the last hidden
-        state [hidden], of each.
+        [members, kv heads, P, D]. Returns how each ends.
         """
         ends: list[Any] = [None] * len(inputs)
         for members in _alike(inputs):
@@ -205,11 +214,12 @@ class Family:
             def keep(module: Any, key: Tensor, value: Tensor, _: Any, members: list[int] = members) -> None:
                 record(members, module.layer_idx, key, value)
 
-            with recording(keep), self._seen_positions() as positions:
+            states = RowStates()
+            with recording(keep), tracking(states), self._seen_positions() as positions:
                 hidden = self.base(**batch, use_cache=False).last_hidden_state
             following = [_next_position(positions[-1], row, hidden.shape[1]) for row in range(len(members))]
             for row, i in enumerate(members):
-                ends[i] = following[row], hidden[row, -1]
+                ends[i] = ImageEnd(following[row], hidden[row, -1], rows_of(states.after, [row]))
         return ends
 
     def to_device(self, inputs: Inputs) -> Inputs:
@@ -275,9 +285,10 @@ def probe(language_model: Any) -> Layout:
             raise ValueError(f"{type(module).__name__} hides its sliding window, which is not supported")
 
     token = torch.zeros(1, 1, dtype=torch.long, device=language_model.get_input_embeddings().weight.device)
-    with torch.no_grad(), recording(keep):
+    states = RowStates()
+    with torch.no_grad(), recording(keep), tracking(states):
         language_model(input_ids=token, attention_mask=_no_mask(token.device), use_cache=False)
-    return Layout.of([keys[layer] for layer in sorted(keys)])
+    return Layout.of(keys, state_bytes=num_bytes(states.after))
 
 
 def _alike(inputs: Sequence[Inputs]) -> list[list[int]]:

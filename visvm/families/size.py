@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from visvm.engine.attention import use_row_attention
+from visvm.engine.row_state import use_row_states
 from visvm.families import check_supported
 from visvm.families.base import probe
 
@@ -22,6 +23,9 @@ IMAGE_TOKENS = {
     "qwen2_5_vl": 391,
     "qwen3_vl": 300,
     "qwen3_vl_moe": 300,
+    "qwen3_5": 300,
+    "qwen3_5_moe": 300,
+    "lfm2_vl": 256,
     "gemma3": 256,
     "gemma4": 280,
     "internvl": 3328,
@@ -39,7 +43,7 @@ class ModelSize:
     """The numbers that memory and time follow from.
 
     ``token_values`` are the keys and values kept for a token, over all layers; ``image_tokens`` those
-    of an image of 640 x 480.
+    of an image of 640 x 480, ``state_bytes`` what layers without attention keep for each image and row.
     """
 
     num_parameters: int
@@ -49,6 +53,7 @@ class ModelSize:
     vocabulary: int
     token_values: int
     image_tokens: int
+    state_bytes: int = 0
 
 
 def model_size(config: Any) -> ModelSize:
@@ -61,13 +66,17 @@ def model_size(config: Any) -> ModelSize:
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(deepcopy(config))
     use_row_attention(model.model)
+    use_row_states(model.model.get_decoder())
+    layout = probe(model.model.get_decoder())
     return ModelSize(
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         num_layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=getattr(text, "intermediate_size", None)
+        or text.moe_intermediate_size * text.num_experts_per_tok,
         vocabulary=text.vocab_size,
-        token_values=probe(model.model.get_decoder()).token_values,
+        token_values=layout.token_values,
+        state_bytes=layout.state_bytes,
         image_tokens=IMAGE_TOKENS.get(family) or _square(config.vision_config),
     )
 

@@ -13,6 +13,9 @@ FAMILIES = (
     "qwen2_5_vl",
     "qwen3_vl",
     "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "lfm2_vl",
     "gemma3",
     "gemma4",
     "internvl",
@@ -33,8 +36,6 @@ REFUSED = {
 }
 LAYERS = {
     "chunked_attention": "its layers attend within chunks",
-    "linear_attention": "its layers keep a recurrent state, which rows cannot fork yet",
-    "conv": "its layers keep a convolution's state, which rows cannot fork yet",
 }
 
 

@@ -206,6 +206,8 @@ def build(policy: str, train: Sequence[Rollout], config: ValueTraining) -> Visio
         names = targets(model.base, model.family, vision=config.train_vision)
         inject_adapter_in_model(lora_config(config.lora, names), model.base)
     if config.gradient_checkpointing:
+        if model.family.has_states:
+            raise ValueError("gradient_checkpointing: not supported for models with recurrent layers")
         model.base.activation_checkpointing_enable()
     return model.train()
 

@@ -20,7 +20,8 @@ from transformers import (
 )
 from transformers.configuration_utils import SubConfigSpec
 
-from visvm.engine.tree_packing import Packed, Recorded, TreeAttention
+from visvm.engine.row_state import RowStates, joined, tracking
+from visvm.engine.tree_packing import Packed, Recorded, TreeAttention, one_text_a_row
 from visvm.families import Family, Inputs, check_supported
 from visvm.families.weights import load_weights
 from visvm.storage import mirror
@@ -142,13 +143,23 @@ class VisionValueModel(PreTrainedModel):
         """
         images = Recorded(len(inputs))
         ends = self.family.read(inputs, images.record)
-        starts = torch.tensor([position for position, _ in ends], device=packed.depths.device)
         lengths = [one["input_ids"].shape[1] for one in inputs]
+        states = RowStates()
+        if self.family.has_states:  # such layers read a row from left to right: each text has its own
+            packed, behind = one_text_a_row(packed)
+            images, ends, lengths = (
+                images.select(behind),
+                [ends[i] for i in behind],
+                [lengths[i] for i in behind],
+            )
+            states = RowStates(joined([end.states for end in ends]))
+        starts = torch.tensor([end.next_position for end in ends], device=packed.depths.device)
         # Flex attention has no backward on the CPU.
         blocks = starts.device.type == "cuda" if self.use_block_mask is None else self.use_block_mask
         trees = TreeAttention(images, lengths, packed, use_blocks=blocks)
         given = self.family.text_inputs(packed.tokens, starts[:, None] + packed.depths)
-        out = self.family.language_model(**given, use_cache=False, rows=trees)
+        with tracking(states):
+            out = self.family.language_model(**given, use_cache=False, rows=trees)
         return self.head(out.last_hidden_state[packed.rows, packed.columns])
 
 
