@@ -13,24 +13,21 @@ from typing import Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
-from jinja2.meta import find_undeclared_variables
 from PIL import Image
 from torch import Tensor, nn
-from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from visvm.engine.attention import recording, use_row_attention
 from visvm.engine.kv import Layout
 from visvm.engine.row_state import RowStates, Tensors, num_bytes, rows_of, tracking, use_row_states
 from visvm.families.conversation import messages
 from visvm.families.table import PROMPT_IN_PREFIX
+from visvm.families.templates import check_template
 from visvm.records import Conversation, DecodedImage, Prompt
 
 Inputs = dict[str, Tensor]  # one image as its processor gives it: a batch of one
 Record = Callable[[Sequence[int], int, Tensor, Tensor], None]
 BLANK = DecodedImage("", "", "", Image.new("RGB", (112, 112)))
 PROBE = "Describe."
-# Variables of chat templates that are not the user's to set.
-OURS = {"messages", "add_generation_prompt", "raise_exception", "strftime_now"}
 
 
 class ImageEnd(NamedTuple):
@@ -248,24 +245,6 @@ class Family:
         """Return what the language model takes for tokens [R, L] at rotary positions [R, L]."""
         axes = positions.expand(3, -1, -1) if self.has_position_axes else positions
         return {"input_ids": tokens, "position_ids": axes, "attention_mask": _no_mask(tokens.device)}
-
-
-def check_template(chat_template: Any, options: Mapping[str, Any]) -> None:
-    """Check that a chat template reads these options: it would ignore others in silence.
-
-    Raises:
-        ValueError: naming the option, and those that the template reads.
-    """
-    if not options:
-        return
-    source = chat_template.get("default") if isinstance(chat_template, dict) else chat_template
-    if source is None:
-        raise ValueError(f"template option {next(iter(options))!r}: the model has no chat template")
-    read = find_undeclared_variables(_compile_jinja_template(source).environment.parse(source)) - OURS
-    for name in options:
-        if name not in read:
-            known = ", ".join(sorted(read)) or "none"
-            raise ValueError(f"template option {name!r} is not read by the chat template; it reads {known}")
 
 
 def _no_mask(device: torch.device) -> Tensor:
