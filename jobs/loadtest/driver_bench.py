@@ -67,6 +67,6 @@ def _rollout(i: int) -> dict[str, Any]:
         "num_tokens": 200,
         "finish_reason": "stop",
     }
-    uri = f"s3://bucket/images/{i:012d}.jpg"
+    uri = f"/mnt/bucket/images/{i:012d}.jpg"  # there is none: only the listing looks for it
     row = {"id": f"{i}-0", "image_id": str(i), "uri": uri, "content_hash": "0" * 64, "prompt": "Describe it."}
     return {**row, "responses": [response] * 5}
