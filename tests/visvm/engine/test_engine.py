@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoProcessor
 
 from tests.support import tiny
 from visvm.engine import KV, Engine, ImageStore, Layout, SequenceBatch
-from visvm.engine.attention import AttentionPass, Scoring
+from visvm.engine.attention import AttentionPass, Scoring, _scores
 from visvm.engine.sampling import sample, uniforms
 from visvm.families import Family
 
@@ -20,6 +20,15 @@ KV_HEADS, DIM = 2, 8
 
 def new_kv(rows: int, tokens: int) -> KV:
     return Layout(((0, 0),), ((1, KV_HEADS, DIM),)).zeros(rows, tokens, like=torch.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_in_half_precision_are_not_rounded_before_the_softmax(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, KV_HEADS, 6, 64).to(dtype), torch.randn(2, KV_HEADS, 40, 64).to(dtype)
+    scores, exact = _scores(query, key), query.double() @ key.double().transpose(-1, -2)
+    assert scores.dtype == torch.float32
+    assert (scores - exact).abs().max() < 1e-4 < (exact.to(dtype) - exact).abs().max()
 
 
 class Layer(torch.nn.Module):
