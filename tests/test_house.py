@@ -21,7 +21,18 @@ MAX_WEIGHTS_BYTES = 30_000_000
 # Each package may import those to its left, never one to its right.
 PACKAGES = ("visvm", "actors", "jobs")
 FLOORS = (
-    {"records", "schemas", "sentences", "prompts", "images", "config", "fetch", "storage", "tables"},
+    {
+        "records",
+        "schemas",
+        "sentences",
+        "prompts",
+        "images",
+        "config",
+        "fetch",
+        "model_files",
+        "storage",
+        "tables",
+    },
     {"engine", "families", "plugins", "registration", "image_input"},
     {"policy", "decoder", "detokenizer", "value", "reward", "models"},
     {"search", "scorers", "training", "metrics"},

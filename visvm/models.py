@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from visvm import storage
+from visvm.model_files import check_files
 
 Kind = Literal["policy", "clip", "value"]
 CLIP, SIGLIP = "ViT-L-14-336/openai", "ViT-SO400M-14-SigLIP-384/webli"
@@ -36,11 +37,12 @@ def resolve(name: str, kind: Kind) -> str:
 
 
 def check_policy(name: str) -> str:
-    """Return the resolved policy; ValueError if it is not a VLM of a supported family."""
+    """Return the resolved policy; ValueError if it is no whole VLM of a supported family."""
     from visvm.families import check_supported
 
     resolved = resolve(name, "policy")
     check_supported(resolved)
+    check_files(resolved, has_tokenizer=True)
     return resolved
 
 
@@ -61,6 +63,7 @@ def check_reward(name: str, *, policy: str) -> str:
     resolved = resolve(name, "clip")
     if head_config(resolved) is not None:
         return resolved
+    check_files(resolved, has_tokenizer=False)
     architecture, _ = parse_name(folder := mirror.settings(resolved))
     if architecture.startswith("local-dir:") and not Path(folder, "open_clip_config.json").is_file():
         raise ValueError(f"reward model {resolved}: no open_clip_config.json in it")
@@ -92,6 +95,7 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
         raise ValueError(f"value model {name} predicts {own!r}; this method needs {predict!r}")
     if head_config(resolved) is not None:
         return resolved  # the policy's weights tell whether it fits, once they are loaded
+    check_files(resolved, has_tokenizer=True)
     family, base = (
         check_supported(resolve(policy, "policy")),
         check_supported(check_value_model(resolved).base_config),

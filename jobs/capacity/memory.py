@@ -15,9 +15,9 @@ from visvm.benchmark.random_models import configuration
 from visvm.benchmark.sizes import SIZES
 from visvm.engine.engine import PREFILL_BATCH
 from visvm.engine.image_store import ROUND
-from visvm.families import read_config
+from visvm.families import check_supported, read_config
 from visvm.families.size import ModelSize, model_size
-from visvm.models import check_policy
+from visvm.models import resolve
 from visvm.policy import MIB
 from visvm.reward import parse_name
 from visvm.storage import mirror
@@ -45,7 +45,8 @@ def size_of(name: str) -> ModelSize:
     name = mirror.settings(name)
     if (Path(name) / "config.json").is_file() and _is_value(Path(name)):
         return model_size(check_value_model(name).base_config)
-    return model_size(read_config(check_policy(name)))
+    check_supported(config := read_config(resolve(name, "policy")))  # a plan needs no weights
+    return model_size(config)
 
 
 @cache

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.tiny_clip import make_clip
+from visvm.models import check_policy
 from visvm.policy import SharedPrefixPolicy
 from visvm.reward import ClipScorer
 from visvm.value import VisionValueModel
@@ -70,6 +71,38 @@ def test_a_policy_whose_file_is_cut_off_is_refused(tiny_policy: Path, tmp_path: 
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cannot load the model .*cut"):
         SharedPrefixPolicy.from_pretrained(str(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("model.safetensors", None, r"no weights"),
+        ("model.safetensors", b"", "model.safetensors is damaged"),
+        ("model.safetensors", b"\xff" * 100, "model.safetensors is damaged"),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "part-2"}}', "part-2 is missing"),
+        ("model.safetensors.index.json", b"[", "index.json is damaged"),
+        ("tokenizer.json", None, "no tokenizer"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_named_before_anything_starts(
+    name: str, data: bytes | None, message: str, tiny_policy: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "policy"
+    shutil.copytree(tiny_policy, folder)
+    assert check_policy(str(folder)) == str(folder)
+    (folder / name).unlink(missing_ok=True)
+    if data is not None:
+        (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        check_policy(str(folder))
+
+
+def test_a_cut_file_is_named_before_anything_starts(tiny_policy: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_policy, tmp_path / "cut")
+    file = tmp_path / "cut" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: it has \d+ bytes"):
+        check_policy(str(tmp_path / "cut"))
 
 
 def test_a_value_model_without_its_head_is_refused(tiny_policy: Path, tmp_path: Path) -> None:
