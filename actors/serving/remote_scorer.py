@@ -12,6 +12,7 @@ from visvm.images import decode
 from visvm.records import DecodedImage, Prompt, Question, Scorer
 
 NUM_TRIES = 20  # with the waits between them, enough for Serve to replace a replica
+MAX_BYTES = 256 * 2**20  # of decoded images; one of 32 MP takes 96 MiB
 Scores = list[list[float]]
 
 
@@ -32,7 +33,7 @@ class Query:
 
 
 class ScorerReplica:
-    """A ``Scorer`` shared by many policies; it keeps the ``max_images`` images used last."""
+    """A ``Scorer`` shared by many policies; it keeps the images used last: ``max_images`` in MAX_BYTES."""
 
     def __init__(self, scorer: Scorer, *, max_images: int) -> None:
         self.scorer, self.max_images = scorer, max_images
@@ -44,9 +45,13 @@ class ScorerReplica:
         known = [i for i, query in enumerate(queries) if query.key in self.images]
         for i, answer in zip(known, self._answer([queries[i] for i in known]), strict=True):
             answers[i] = answer
-        while len(self.images) > self.max_images:
+        while len(self.images) > self.max_images or self._num_bytes() > MAX_BYTES:
             self.images.popitem(last=False)
         return answers
+
+    def _num_bytes(self) -> int:
+        """Return what the decoded images take in memory."""
+        return sum(3 * image.pil.width * image.pil.height for image in self.images.values())
 
     def _see(self, query: Query) -> Exception | None:
         """Keep the query's image if it was sent; return the error if it cannot be decoded."""

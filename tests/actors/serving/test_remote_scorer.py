@@ -9,6 +9,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.serve.exceptions import ReplicaUnavailableError
 
+from actors.serving import remote_scorer
 from actors.serving.remote_scorer import Query, RemoteScorer, ScorerReplica
 from actors.serving.retry import is_lost, persist, refusal
 from tests.support.endpoint import decoded, png
@@ -43,6 +44,19 @@ class Replica(ScorerReplica):
     @property
     def score(self) -> Any:  # type: ignore[override]
         return self
+
+
+def test_images_are_kept_by_their_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 3 * decoded(png(0)).pil.width * decoded(png(0)).pil.height
+    monkeypatch.setattr(remote_scorer, "MAX_BYTES", 2 * size)
+    replica = ScorerReplica(FakeScorer(), max_images=64)
+    fields = (("Describe.", (), ("A.",), (False,)),)
+    for shade in range(4):
+        assert replica.score([Query(decoded(png(shade)).content_hash, fields, png(shade))]) != [None]
+    assert list(replica.images) == [decoded(png(shade)).content_hash for shade in (2, 3)]
+    monkeypatch.setattr(remote_scorer, "MAX_BYTES", size - 1)
+    [answer] = replica.score([Query(decoded(png(5)).content_hash, fields, png(5))])
+    assert isinstance(answer, list) and not replica.images
 
 
 def test_a_image_is_sent_once_to_the_replica_that_its_content_names() -> None:
