@@ -19,6 +19,7 @@ from visvm import storage
 from visvm.training import sft
 from visvm.training.captions import read_captions
 from visvm.training.curve import Curve
+from visvm.training.diverged import check_losses
 
 
 def train(settings: dict[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,6 +62,7 @@ class RayTrainCallback(TrainerCallback):
             self.curve = Curve(self.out, step=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        check_losses(logs, state.global_step)
         if self.curve:
             self.curve.add({"step": state.global_step, "num_steps": state.max_steps, **logs})
 

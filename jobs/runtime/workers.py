@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from jobs.capacity.cluster_spec import Cluster
 from jobs.capacity.memory import worker_bytes
 from jobs.capacity.preflight import Demand, check
 from jobs.finetune import FinetuneConfig
+from jobs.runner.command import DISK_FULL, Refused
 from jobs.runtime import ray_setup
 from jobs.runtime.curve_follower import following_curve
 from jobs.train_value import TrainValueConfig
 from visvm import storage
+from visvm.training.diverged import Diverged
 
+DIVERGED = "diverged"
 logger = logging.getLogger(__name__)
 TrainingJob = TrainValueConfig | FinetuneConfig
 Train = Callable[[dict[str, Any]], dict[str, Any]]
@@ -35,6 +40,7 @@ def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
 
     Raises:
         ValueError: the cluster has no room for the workers.
+        Refused: the loss or the weights are no numbers.
     """
     need = demand(config)
     check([need])
@@ -57,7 +63,22 @@ def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
         **options,
     )
     with following_curve(f"{config.out}/curve.jsonl"):
+        result = _fitted(trainer)
+    if DIVERGED in result:
+        raise Refused(f"training diverged: {result[DIVERGED]}, and choose another --out")
+    return result
+
+
+def _fitted(trainer: Any) -> dict[str, Any]:
+    """Run a trainer; a full disk of a worker or of Ray's controller is an error of this process."""
+    try:
         return trainer.fit().return_value
+    except TrainingFailedError as error:
+        causes = [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]
+        texts = [f"{one} {getattr(one, 'cause', '')}" for one in (error, *causes)]
+        if any(os.strerror(number) in text for text in texts for number in DISK_FULL):
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} while training") from None
+        raise
 
 
 def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +92,8 @@ def in_memory(train: Train, settings: dict[str, Any]) -> dict[str, Any]:
     size = min(known, settings["micro_batch_size"])
     try:
         return train({**settings, "micro_batch_size": size})
+    except Diverged as error:  # not raised, for Ray would try again
+        return {DIVERGED: str(error)}
     except torch.OutOfMemoryError:
         smaller = [part for part in range(1, size // 2 + 1) if size % part == 0]
         if smaller:

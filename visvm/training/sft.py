@@ -18,6 +18,7 @@ from visvm.families.weights import load_weights
 from visvm.training.captions import CaptionExample, Captions, Collator, split
 from visvm.training.cards import front_matter, label
 from visvm.training.config import CardOptions, SftConfig, read_deepspeed
+from visvm.training.diverged import check_state
 from visvm.training.lora import check_base, lora_config, targets
 
 
@@ -39,6 +40,7 @@ def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use
         save_steps=config.save_steps,
         logging_steps=0.02,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # a loss that is no number must be seen
         prediction_loss_only=True,
         seed=config.seed,
         use_cpu=use_cpu,
@@ -132,6 +134,7 @@ def save_policy(trainer: Trainer, folder: str, options: CardOptions) -> None:
             trainer.save_model(scratch)
         return
     with storage.new_folder(folder) as partial:
+        check_state(cast(Any, trainer.model).state_dict())
         trainer.save_model(str(partial))
         (partial / "training_args.bin").unlink()  # a pickle that repeats the card and config.yaml
         collator: Any = trainer.data_collator

@@ -22,6 +22,7 @@ from peft import inject_adapter_in_model
 
 from visvm.training.config import ValueTraining, read_deepspeed
 from visvm.training.diagnostics import Sentence, diagnose, sentences
+from visvm.training.diverged import check_losses, check_state
 from visvm.training.lora import check_base, lora_config, merged_state, targets
 from visvm.training.parallel import Parallel, Replicated, Sharded, all_sum, num_workers, rank
 from visvm.training.rollouts import Loader, MicroBatch, Rollout, plan_batches, reward_statistics, worker_share
@@ -57,7 +58,11 @@ class ValueTrainer:
         self.step = 0
 
     def run(self, *, log: Callable[[dict[str, Any]], None], checkpoint: Callable[[], None]) -> None:
-        """Train from ``self.step`` to the end; call ``log`` on rank 0 and ``checkpoint`` on every worker."""
+        """Train from ``self.step`` to the end; call ``log`` on rank 0 and ``checkpoint`` on every worker.
+
+        Raises:
+            Diverged: a loss is NaN or infinite.
+        """
         every = _every(self.config.save_steps, self.steps_per_epoch)
         interval = max(1, self.num_steps // NUM_LOGS)
         window, started = torch.zeros(3, device=self.parallel.device), time.monotonic()
@@ -66,10 +71,12 @@ class ValueTrainer:
             self.step += 1
             if self.step % interval == 0:
                 entry = self._log_entry(all_sum(window), time.monotonic() - started)
+                check_losses(entry, self.step)
                 window, started = torch.zeros_like(window), time.monotonic()
                 if rank() == 0:
                     log(entry)
             if self.step % every == 0 or self.step % self.steps_per_epoch == 0:
+                check_losses(self._log_entry(all_sum(window.clone()), 1.0), self.step)
                 self._evaluate(log)
                 checkpoint()
 
@@ -183,6 +190,7 @@ class ValueTrainer:
         state = self.parallel.full_state()
         if state is None:
             return
+        check_state(state)
         if self.config.lora is not None:
             state = merged_state(state, self.config.lora)
         if self.config.bf16:  # as in training; the head stays in float32

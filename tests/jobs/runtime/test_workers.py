@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -16,10 +17,12 @@ import pytest
 import torch
 
 from jobs.loadtest import chaos
+from jobs.runner.command import Refused
 from jobs.runtime import ray_setup, workers
 from jobs.train_value import TrainValueConfig
 from tests.jobs.test_train_value import SETTINGS, check_equal, command, plain_run, rollouts, title
 from visvm.config import load
+from visvm.training.diverged import Diverged
 
 __all__ = ["rollouts"]  # a fixture
 
@@ -57,6 +60,29 @@ def test_one_image_cannot_be_halved(tmp_path: Path) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         workers.in_memory(fits(0), {"out": str(tmp_path), "micro_batch_size": 1})
     assert not list(tmp_path.iterdir())
+
+
+def diverges(settings: dict[str, Any]) -> dict[str, Any]:
+    raise Diverged("td_loss is nan at step 3: lower the learning rate")
+
+
+def fills_the_disk(settings: dict[str, Any]) -> dict[str, Any]:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("train", "error", "message"),
+    [(diverges, Refused, "diverged: td_loss is nan at step 3"), (fills_the_disk, OSError, "No space left")],
+)
+def test_training_that_cannot_go_on_is_told_in_one_line(
+    train: workers.Train, error: type[Exception], message: str, tiny_policy: Path, tmp_path: Path
+) -> None:
+    given = {"policy": str(tiny_policy), "rollouts": ["x"], "out": str(tmp_path), "device": "cpu"}
+    config = load(TrainValueConfig, **given, max_failures=0)
+    with pytest.raises(error, match=message) as caught:
+        workers.fit(train, config)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.ray

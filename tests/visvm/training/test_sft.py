@@ -28,6 +28,7 @@ from visvm.training.captions import (
     split,
 )
 from visvm.training.config import CardOptions
+from visvm.training.diverged import Diverged
 
 PROMPT = "Describe the following image."
 
@@ -130,6 +131,15 @@ def test_the_fine_tuned_policy_loads_and_has_learned(llava: Path, tmp_path: Path
     assert not list((tmp_path / "model").glob("*.bin"))
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()} == {0o644}
     assert not any(str(tmp_path).encode() in file.read_bytes() for file in (tmp_path / "model").iterdir())
+
+
+def test_a_policy_that_diverged_is_not_saved(llava: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(llava, make_examples(tmp_path, 4), tmp_path / "scratch", epochs=1)
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(Diverged, match="not finite"):
+        sft.save_policy(trainer, str(tmp_path / "model"), CardOptions())
+    assert not (tmp_path / "model").exists()
 
 
 def test_losses_do_not_depend_on_the_micro_batch(llava: Path, tmp_path: Path) -> None:

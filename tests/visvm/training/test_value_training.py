@@ -13,6 +13,7 @@ from tests.support import tiny
 from visvm.images import load as load_image
 from visvm.training.curve import Curve, read_curve
 from visvm.training.diagnostics import Sentence, diagnose
+from visvm.training.diverged import Diverged
 from visvm.training.rollouts import (
     Loader,
     Rollout,
@@ -148,6 +149,28 @@ def test_training_learns_which_sentences_are_worth_more(tiny_policy: Path, rollo
     held_out = [entry["held_out"] for entry in curve if "held_out" in entry][-1]
     assert held_out["explained_variance"] > 0.9
     assert held_out["correlation"]["return_within_image"] > 0.9
+
+
+def test_training_that_diverges_publishes_nothing(
+    tiny_policy: Path, rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    one = trainer(tiny_policy, rollouts, learning_rate=1e30)
+    with pytest.raises(Diverged, match="lower the learning rate"):
+        run(one)
+        one.export(tmp_path / "model")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_weights_that_are_not_finite_are_not_exported(
+    tiny_policy: Path, rollouts: list[Rollout], tmp_path: Path
+) -> None:
+    one = trainer(tiny_policy, rollouts)
+    with torch.no_grad():
+        one.model.head.weight[0, 0] = float("nan")
+    with pytest.raises(Diverged, match=r"head\.weight"):
+        one.export(tmp_path / "model")
+    with pytest.raises(Diverged, match="is nan at step 1"):
+        run(one)
 
 
 def test_training_works_without_held_out_images(tiny_policy: Path, rollouts: list[Rollout]) -> None:
