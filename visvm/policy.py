@@ -86,17 +86,15 @@ class SharedPrefixPolicy:
         """
         if not requests:
             return []
+        opened: list[Branch] = []
         budget = self.engine.images.budget
         try:
             opened = self._open(requests)
-        except Exception:
-            self.engine.images.budget = budget  # a refused request leaves nothing behind
-            raise
-        if not opened:
-            self.engine.images.budget = budget
-            # A request with a long prompt must not hold up the first.
-            return self.open(requests[:1]) if len(requests) > 1 else []
-        return opened
+        finally:
+            if not opened:  # a refused request leaves nothing behind
+                self.engine.images.budget = budget
+        # A request with a long prompt must not hold up the first.
+        return opened or (self.open(requests[:1]) if len(requests) > 1 else [])
 
     def _open(self, requests: Sequence[Request]) -> list[Branch]:
         for request in requests:
