@@ -131,9 +131,8 @@ class SharedPrefixPolicy:
             ValueError: a candidate was not proposed for this branch.
         """
         known = _live(branch).states
-        for one in candidates:
-            if one.token_ids not in known:
-                raise ValueError(f"candidate {one.text!r} was not proposed for this branch")
+        if unknown := [one.text for one in candidates if one.token_ids not in known]:
+            raise ValueError(f"candidate {unknown[0]!r} was not proposed for this branch")
         return torch.stack([known[one.token_ids] for one in candidates])
 
     def _prefix_key(self, pair: tuple[DecodedImage, Prompt]) -> tuple[str, Prompt]:
