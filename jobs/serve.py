@@ -52,10 +52,11 @@ def build(args: dict[str, Any]) -> Application:
     ray_setup.check_paths(config)
     models, loading = find_models(config), _loading(config)
     scorers, heads = _scorers(config, models, loading), _heads(config, models)
+    local = _local(config, models, loading) | {needs: {needs: head} for needs, head in heads.items()}
     policy = _scaled(deployments.PolicyDeployment, config.policy_scale, config, room=config.max_images).bind(
         _policy_keywords(config) | loading | {"name": models.policy},
         scorers,
-        heads=heads,
+        local=local,
         max_pixels=config.max_pixels,
         patience=config.patience,
     )
@@ -66,7 +67,7 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=8 * config.max_requests,
         graceful_shutdown_timeout_s=config.seconds,
     )
-    return ingress.bind(policy, _settings(config, ["none", *scorers, *heads]))
+    return ingress.bind(policy, _settings(config, ["none", *scorers, *local]))
 
 
 def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> dict[str, Any]:
@@ -80,15 +81,41 @@ def _scorers(config: ServeConfig, models: Models, loading: dict[str, str]) -> di
     heads = _heads(config, models)
     reward = {"name": models.reward, **loading} if models.reward and "reward" not in heads else None
     scorers = {}
-    if models.value and "value" not in heads:
-        value = {"name": models.value, "centre": config.centre, "cache_mb": config.value_cache_mb, **loading}
-        needs, beside = ("value", None) if models.predict == "value" else ("reward+future", reward)
+    if models.value and "value" not in heads and not _is_colocated(config):
+        needs, value, beside = _value(config, models, loading)
         app = _scaled(deployments.ValueDeployment, config.value_scale, config, room=4 * deployments.BATCH)
         scorers[needs] = app.bind(value, beside, max_images=config.max_images)
     if reward:
         app = _scaled(deployments.RewardDeployment, config.reward_scale, config, room=4 * deployments.BATCH)
         scorers["reward"] = app.bind(reward, max_images=config.max_images)
     return scorers
+
+
+def _value(
+    config: ServeConfig, models: Models, loading: dict[str, str]
+) -> tuple[str, dict[str, Any], dict[str, Any] | None]:
+    """Return what the value model serves, its keywords, and those of the reward that it needs beside it."""
+    value = {"name": models.value, "centre": config.centre, "cache_mb": config.value_cache_mb, **loading}
+    if models.predict == "value":
+        return "value", value, None
+    return "reward+future", value, {"name": models.reward, **loading}
+
+
+def _local(config: ServeConfig, models: Models, loading: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the scorers in the policy's replicas: keywords of ``load_scorer``, by what a search needs."""
+    if config.scorer or not models.value or is_head(models.value) or not _is_colocated(config):
+        return {}
+    needs, value, reward = _value(config, models, loading)
+    return {needs: {"value": value, "reward": reward}}
+
+
+def _is_colocated(config: ServeConfig) -> bool:
+    """Return whether the value model is in the policy's replicas: a call per sentence is saved."""
+    if config.colocate_value is not None:
+        return config.colocate_value
+    if not config.value_scale.min_replicas == config.value_scale.max_replicas == 1:
+        return False
+    return config.device == "cpu" or _loading(config)["device"] == "cpu"
 
 
 def _heads(config: ServeConfig, models: Models) -> dict[str, dict[str, Any]]:
@@ -163,9 +190,8 @@ def _demands(config: ServeConfig, models: Models) -> list[Demand]:
     scales = {"policy": config.policy_scale}
     heads = _heads(config, models)
     scales |= {"reward": config.reward_scale} if models.reward and "reward" not in heads else {}
-    scales |= (
-        {"value": config.value_scale} if config.scorer or (models.value and "value" not in heads) else {}
-    )
+    has_value = models.value and "value" not in heads and not _is_colocated(config)
+    scales |= {"value": config.value_scale} if config.scorer or has_value else {}
     replicas = [
         Demand(
             name,

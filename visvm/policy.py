@@ -293,6 +293,5 @@ def _live(branch: Branch) -> TreeBranch:
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> list[int]:
-    ids = model.generation_config.eos_token_id
-    ids = tokenizer.eos_token_id if ids is None else ids
-    return list(ids) if isinstance(ids, list | tuple) else [ids]
+    own = model.generation_config.eos_token_id
+    return list(own) if isinstance(own, list | tuple) else [tokenizer.eos_token_id if own is None else own]

@@ -12,25 +12,24 @@ from actors.serving.remote_scorer import RemoteScorer
 from actors.serving.retry import refusal
 from visvm.chat import AnswerText, CaptionResult, CaptionSpec, ChatError, Event, Step, search_of
 from visvm.images import decode
-from visvm.records import Caption, DecodedImage, Question, Request, TraceStep
+from visvm.records import Caption, DecodedImage, Question, Request, Scorer, TraceStep
 from visvm.search import SentenceSearch, find_method
 from visvm.search.scheduler import SearchTask, head_of, ignore
 from visvm.search.scheduler_thread import EngineFailed, SchedulerThread
 
 if TYPE_CHECKING:
     from visvm.policy import SharedPrefixPolicy
-    from visvm.value.head_scorer import HeadScorer
 
 
 class CaptionWriter:
     """Write the captions of many requests with one policy.
 
-    ``scorers`` are keyed by what a search method needs ("reward", "value", ...): remote ones, or heads on the
-    policy's states, which answer at once in the engine's thread.
+    ``scorers`` are keyed by what a search method needs ("reward", "value", ...): remote ones, or some of this
+    process (heads on the policy's states, a value model), which answer at once in the engine's thread.
     """
 
     def __init__(
-        self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer | HeadScorer], *, max_pixels: int
+        self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer | Scorer], *, max_pixels: int
     ) -> None:
         self.policy, self.scorers, self.max_pixels = policy, scorers, max_pixels
         self.engine_thread = SchedulerThread(policy)
@@ -140,13 +139,13 @@ class CaptionStream:
         if scorer is None or iscoroutinefunction(scorer.score):
             self.loop.call_soon_threadsafe(self._send, task, questions)
             return
-        scheduler, head = self.engine_thread.scheduler, cast("HeadScorer", scorer)
+        scheduler = self.engine_thread.scheduler
         try:
-            scheduler.answer(task, head.score(questions))
+            scheduler.answer(task, cast(Scorer, scorer).score(questions))
         except Exception as error:
             scheduler.fail(task, error)
 
-    def _scorer_of(self, questions: Sequence[Question]) -> RemoteScorer | HeadScorer | None:
+    def _scorer_of(self, questions: Sequence[Question]) -> RemoteScorer | Scorer | None:
         return self.judge if questions[0].asks_reward else self.scorer
 
     def _send(self, task: SearchTask[Caption], questions: Sequence[Question]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from ray import serve
@@ -21,6 +21,7 @@ from actors.serving.remote_scorer import Query, RemoteScorer, ScorerReplica, Sco
 from actors.serving.service import ChatService, Settings
 from visvm.chat import CaptionSpec, Event
 from visvm.records import Scorer
+from visvm.search.draft import Needs
 
 BATCH = 32  # queries scored in one pass
 # The hash of an image is the session id of its calls: its questions go to the replica that has the image.
@@ -57,8 +58,8 @@ class Ingress:
 class PolicyDeployment:
     """Write captions with the engine.
 
-    ``scorers`` are handles, and ``heads`` the names of heads, keyed by what a search method needs ("reward",
-    "value", ...).
+    ``scorers`` are handles, and ``local`` keywords of ``load_scorer`` for scorers in this process, both keyed
+    by what a search method needs ("reward", "value", ...).
     """
 
     def __init__(
@@ -66,18 +67,20 @@ class PolicyDeployment:
         policy: dict[str, Any],
         scorers: dict[str, DeploymentHandle],
         *,
-        heads: dict[str, dict[str, Any]],
+        local: dict[str, dict[str, Any]],
         max_pixels: int,
         patience: float,
     ) -> None:
         """Load the policy; ``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
         from visvm.policy import SharedPrefixPolicy
-        from visvm.scorers import load_head
+        from visvm.scorers import load_scorer
 
         remote = {needs: RemoteScorer(handle) for needs, handle in scorers.items()}
         model = SharedPrefixPolicy.from_pretrained(**policy)
-        local = {needs: load_head(head, model, output=needs) for needs, head in heads.items()}
-        self.writer = CaptionWriter(model, remote | local, max_pixels=max_pixels)
+        within: Any = {
+            needs: load_scorer(cast(Needs, needs), policy=model, **more) for needs, more in local.items()
+        }
+        self.writer = CaptionWriter(model, remote | within, max_pixels=max_pixels)
         self.patience = patience
         self.gauges = {
             name: metrics.Gauge(f"visvm_engine_{name}", description=f"{name} of the engine, in use now")

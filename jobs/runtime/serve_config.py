@@ -103,6 +103,11 @@ class ServeConfig(SharedPaths):
         default_factory=_defaults(Scale, num_cpus=1, num_gpus=0.5), description="replicas of the policy"
     )
     value_scale: Scale = Field(default_factory=_defaults(Scale), description="replicas of the value model")
+    colocate_value: bool | None = Field(
+        None,
+        description="score in the policy's replicas, without a call per sentence (default: on a CPU, if"
+        " value_scale is one replica)",
+    )
     reward_scale: Scale = Field(
         default_factory=_defaults(Scale, num_gpus=0.2), description="replicas of the reward"
     )
