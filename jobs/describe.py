@@ -21,6 +21,7 @@ from jobs.runner.command import run
 from visvm.config import Options
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.search import METHODS, SearchConfig
+from visvm.server_policy.names import ServedPolicy
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 POLICY_OPTIONS = ("max_new_tokens", "top_p", "device", "dtype", "centre", "template")
 
 
-class DescribeConfig(SearchConfig):
+class DescribeConfig(SearchConfig, ServedPolicy):
     """Configuration of describe: images, models, what to print."""
 
     images: tuple[str, ...] = Field(
@@ -40,7 +41,7 @@ class DescribeConfig(SearchConfig):
     )
     method: str | None = Field(None, description=f"{', '.join(METHODS)} (default: visvm, else greedy)")
     search: str | None = Field(None, description="a search of your own, MODULE:NAME, instead of --method")
-    policy: str = Field("world", description='"world", local directory or hub id of the VLM')
+    policy: str = Field("world", description='"world", directory, hub id or http://HOST/v1')
     value: str | None = Field(None, description="value model: directory or hub id (default: the world's)")
     reward: str = Field("auto", description='"auto", "world", directory, hub id or ARCHITECTURE/WEIGHTS')
     scorer: str | None = Field(None, description="a scorer of your own, MODULE:NAME")
@@ -92,6 +93,7 @@ def _load(config: DescribeConfig) -> Captioner:
     transformers.logging.disable_progress_bar()
     scorer = load_scorer(config.scorer) if config.scorer else None
     options = {name: getattr(config, name) for name in POLICY_OPTIONS}
+    options |= {} if config.policy_seeds else {"seeds": False}
     return visvm.load(config.policy, config.value, reward=config.reward, scorer=scorer, **options)
 
 

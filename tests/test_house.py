@@ -32,9 +32,10 @@ FLOORS = (
         "model_files",
         "storage",
         "tables",
+        "server_policy",
     },
     {"engine", "families", "plugins", "registration", "image_input"},
-    {"policy", "decoder", "detokenizer", "value", "reward", "models"},
+    {"policy", "decoder", "detokenizer", "value", "reward", "models", "loading"},
     {"search", "scorers", "training", "metrics"},
     {"world", "report", "benchmark", "chat", "captioner"},
 )

@@ -233,6 +233,7 @@ def load(
 ) -> Captioner:
     """Return a captioner with its policy loaded; models are "world", directories, s3:// URIs or hub ids.
 
+    The policy may be the address of a server, "http://HOST/v1#MODEL" (vLLM, SGLang, `visvm serve`).
     ``value`` is the value model of method "visvm" (default: the world's, for its policy), ``reward`` the
     CLIP or SigLIP of "prm" and others ("auto": the one that fits the policy); both may be a head on the
     policy's own states. ``scorer`` is an object of your own that replaces both. ``options``: device ("auto",
@@ -242,7 +243,7 @@ def load(
     Raises:
         ValueError: a model cannot be found or does not fit, or an option is unknown.
     """
-    from visvm.policy import SharedPrefixPolicy
+    from visvm.loading import load_policy
 
     name = models.check_policy(policy)
     if value is not None:
@@ -252,7 +253,7 @@ def load(
     loading = models.loading_of(options.pop("device", "auto"), options.pop("dtype", "auto"))
     scorers = ScorerOptions(policy, reward, value, loading, options.pop("centre", None))
     try:
-        model = SharedPrefixPolicy.from_pretrained(name, **loading, **options)
+        model = load_policy(name, **{**options, **loading})
     except TypeError as error:
         raise ValueError(f"options of load: {error}") from None
     return Captioner(model, scorers, scorer=scorer)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from visvm import storage
 from visvm.model_files import check_files
+from visvm.server_policy.names import is_server
 
 Kind = Literal["policy", "clip", "value"]
 CLIP, SIGLIP = "ViT-L-14-336/openai", "ViT-SO400M-14-SigLIP-384/webli"
@@ -37,9 +38,13 @@ def resolve(name: str, kind: Kind) -> str:
 
 
 def check_policy(name: str) -> str:
-    """Return the resolved policy; ValueError if it is no whole VLM of a supported family."""
+    """Return the resolved policy; ValueError if it is no whole VLM of a known family, or no server."""
     from visvm.families import check_supported
 
+    if is_server(name):
+        from visvm.server_policy.probe import check_server
+
+        return check_server(name)
     resolved = resolve(name, "policy")
     check_supported(resolved)
     check_files(resolved, has_tokenizer=True)
@@ -53,13 +58,12 @@ def check_reward(name: str, *, policy: str) -> str:
     so400m for LLaVA-OneVision; for the world's policy it is the world's CLIP. A head on the policy's states
     is a reward model too.
     """
-    from visvm.families import check_supported
     from visvm.reward import parse_name
     from visvm.storage import mirror
     from visvm.value.head import head_config
 
     if name == "auto":
-        name = "world" if is_world(policy) else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
+        name = "world" if is_world(policy) else _pair(policy)
     resolved = resolve(name, "clip")
     if head_config(resolved) is not None:
         return resolved
@@ -94,8 +98,12 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
     if (own := predicts(resolved)) != predict:
         raise ValueError(f"value model {name} predicts {own!r}; this method needs {predict!r}")
     if head_config(resolved) is not None:
+        if is_server(policy):
+            raise ValueError(f"value model {name} is a head: it reads states that a server keeps to itself")
         return resolved  # the policy's weights tell whether it fits, once they are loaded
     check_files(resolved, has_tokenizer=True)
+    if is_server(policy):
+        return resolved  # it reads images and texts, whoever writes them
     family, base = (
         check_supported(resolve(policy, "policy")),
         check_supported(check_value_model(resolved).base_config),
@@ -103,6 +111,13 @@ def check_value(name: str | None, *, policy: str, predict: str) -> str:
     if family != base:
         raise ValueError(f"value model {name} is a {base} model, the policy {policy} a {family} model")
     return resolved
+
+
+def _pair(policy: str) -> str:
+    """Return the reward model that the paper pairs with a policy's family."""
+    from visvm.families import check_supported
+
+    return CLIP if is_server(policy) else PAIRS.get(check_supported(resolve(policy, "policy")), CLIP)
 
 
 def predicts(resolved: str) -> str:

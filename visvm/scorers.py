@@ -107,6 +107,10 @@ def load_head(head: dict[str, Any], policy: Any, *, output: str = "value") -> An
     from visvm.value.head import ValueHead
     from visvm.value.head_scorer import HeadScorer
 
+    if not hasattr(policy, "states"):
+        raise ValueError(
+            f"{head['name']} is a head: it reads states that a policy behind a server does not give"
+        )
     loaded = ValueHead.from_pretrained(head["name"])
     return HeadScorer(loaded, policy, output=output, centre=head.get("centre"))
 

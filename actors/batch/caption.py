@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.batch.rows import FAULT, Row, each, load, table
-from visvm.policy import SharedPrefixPolicy
+from visvm.loading import load_policy
 from visvm.records import Caption, Request
 from visvm.schemas import CAPTIONS
 from visvm.scorers import clear, load_judged
@@ -29,11 +29,11 @@ class CaptionWriter:
         scorer: dict[str, Any],
         seed: int,
     ) -> None:
-        """Take keywords of ``SharedPrefixPolicy.from_pretrained``, ``SearchConfig`` and ``load_scorer``.
+        """Take keywords of ``load_policy``, ``SearchConfig`` and ``load_scorer``.
 
         "calibration" among those of ``search`` is what every row reports.
         """
-        self.policy = SharedPrefixPolicy.from_pretrained(**policy)
+        self.policy = load_policy(**policy)
         options = {**search}
         self.calibration = options.pop("calibration", None)
         self.search = make_search(method, SearchConfig(**options))

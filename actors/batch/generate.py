@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.batch.rows import FAULT, Row, each, load, table
-from visvm.policy import SharedPrefixPolicy
+from visvm.loading import load_policy
 from visvm.records import Branch, Candidate, Request
 from visvm.reward import ClipScorer
 from visvm.schemas import ROLLOUTS
@@ -23,8 +23,8 @@ class Generate:
     """UNITS -> ROLLED: one response per temperature; all responses to an image share its prefix."""
 
     def __init__(self, policy: dict[str, Any], *, temperatures: Sequence[float], seed: int) -> None:
-        """Load the policy; ``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
-        self.policy = SharedPrefixPolicy.from_pretrained(**policy)
+        """Load the policy; ``policy`` are keywords of ``load_policy``."""
+        self.policy = load_policy(**policy)
         self.temperatures, self.seed = tuple(temperatures), seed
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -18,7 +18,7 @@ from visvm.search.scheduler import SearchTask, head_of, ignore
 from visvm.search.scheduler_thread import EngineFailed, SchedulerThread
 
 if TYPE_CHECKING:
-    from visvm.policy import SharedPrefixPolicy
+    from visvm.loading import AnyPolicy
 
 
 class CaptionWriter:
@@ -29,7 +29,7 @@ class CaptionWriter:
     """
 
     def __init__(
-        self, policy: SharedPrefixPolicy, scorers: Mapping[str, RemoteScorer | Scorer], *, max_pixels: int
+        self, policy: AnyPolicy, scorers: Mapping[str, RemoteScorer | Scorer], *, max_pixels: int
     ) -> None:
         self.policy, self.scorers, self.max_pixels = policy, scorers, max_pixels
         self.engine_thread = SchedulerThread(policy)

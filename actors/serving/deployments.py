@@ -71,12 +71,12 @@ class PolicyDeployment:
         max_pixels: int,
         patience: float,
     ) -> None:
-        """Load the policy; ``policy`` are keywords of ``SharedPrefixPolicy.from_pretrained``."""
-        from visvm.policy import SharedPrefixPolicy
+        """Load the policy; ``policy`` are keywords of ``load_policy``."""
+        from visvm.loading import load_policy
         from visvm.scorers import load_scorer
 
         remote = {needs: RemoteScorer(handle) for needs, handle in scorers.items()}
-        model = SharedPrefixPolicy.from_pretrained(**policy)
+        model = load_policy(**policy)
         within: Any = {
             needs: load_scorer(cast(Needs, needs), policy=model, **more) for needs, more in local.items()
         }

@@ -17,6 +17,7 @@ from jobs.runtime import ray_setup, workers
 from jobs.runtime.workers import TrainingJob
 from visvm.models import CLIP, check_reward, default_value, resolve
 from visvm.search import find_method
+from visvm.server_policy.names import is_server
 
 PAPER_IMAGES = 9215
 PipelineJob = GenerateConfig | CaptionConfig
@@ -67,6 +68,8 @@ class Plan:
             return None
         if isinstance(self.config, CaptionConfig) and (self.config.search or self.config.scorer):
             return None  # the formula knows neither a search nor a scorer of the user's own
+        if is_server(str(self.models.get("policy"))):
+            return None  # nor what a server can do
         if isinstance(self.config, TrainingJob):
             return worker_seconds(self.config, gpu, self.rates)
         return actor_seconds(self.config, str(self.models["policy"]), self.models, gpu, self.rates)
@@ -97,7 +100,9 @@ def make_plan(
 
 def models_of(config: PipelineJob) -> dict[str, str | None]:
     """Return the models a pipeline will load; a value model not trained yet counts as large as the policy."""
-    policy = config.policy if config.policy in KNOWN else resolve(config.policy, "policy")
+    policy = config.policy
+    if policy not in KNOWN and not is_server(policy):
+        policy = resolve(policy, "policy")
     needs: str = "reward"
     value: str | None = None
     if isinstance(config, CaptionConfig):

@@ -20,6 +20,7 @@ from visvm.families.size import ModelSize, model_size
 from visvm.models import resolve
 from visvm.policy import MIB
 from visvm.reward import parse_name
+from visvm.server_policy.names import is_server
 from visvm.storage import mirror
 from visvm.value import check_value_model
 from visvm.value.head import head_config
@@ -74,7 +75,7 @@ def actor_bytes(arguments: Mapping[str, Any]) -> list[dict[str, float]]:
     """
     models = {**arguments, **arguments.get("scorer", {})}
     parts: list[dict[str, float]] = [{}]
-    if policy := models.get("policy"):
+    if (policy := models.get("policy")) and not is_server(policy["name"]):
         parts[0] |= _policy(size_of(policy["name"]), policy)
     own = {name: models.get(name) for name in ("reward", "value")}
     separate = {name: one for name, one in own.items() if one and head_config(one["name"]) is None}

@@ -8,6 +8,7 @@ from jobs.inputs.shared_paths import marked_fields
 from jobs.runner.inputs import Inputs, stamps, stamps_below
 from visvm import storage
 from visvm.config import MODEL_MARK, Config
+from visvm.server_policy.names import is_server
 from visvm.tables import table_files
 
 
@@ -16,7 +17,9 @@ def model_stamps(config: Config) -> dict[str, str]:
     from visvm.models import is_local
 
     names = [getattr(config, name) for name, mark in marked_fields(type(config)) if mark == MODEL_MARK]
-    folders = [name for name in names if name and (storage.is_remote(name) or is_local(name))]
+    folders = [
+        name for name in names if name and not is_server(name) and (storage.is_remote(name) or is_local(name))
+    ]
     return {file: stamp for folder in folders for file, stamp in stamps_below(folder).items()}
 
 

@@ -12,6 +12,7 @@ from jobs.runner.hub import HubOptions
 from jobs.runner.inputs import Inputs
 from jobs.runner.part_files import FILE_SECONDS
 from visvm.config import ModelName, Options, Place
+from visvm.server_policy.names import ServedPolicy
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ class ImagesConfig(HubOptions):
     )
 
 
-class PipelineConfig(ImagesConfig):
+class PipelineConfig(ImagesConfig, ServedPolicy):
     """The fields of every job that takes images through a policy."""
 
     OPERATIONAL = ImagesConfig.OPERATIONAL | {"min_actors", "max_actors", "num_gpus"}
@@ -57,7 +58,7 @@ class PipelineConfig(ImagesConfig):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of every draw")
     prompts: str = Field("one", description='"one" drawn for each image, "all" nine, or a prompt itself')
-    policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
+    policy: ModelName = Field("world", description='"world", local directory, hub id, or http://HOST/v1')
     max_new_tokens: int = Field(512, ge=1, description="most tokens of a caption")
     top_p: float = Field(
         0.9, gt=0, le=1, description="nucleus sampling: share of the probability that is kept"
@@ -108,4 +109,5 @@ class PipelineConfig(ImagesConfig):
     def policy_options(self) -> dict[str, Any]:
         """Return how the policy samples, and how much it does at a time."""
         names = ("max_new_tokens", "top_p", "max_images", "max_rows", "cache_mb", "template")
-        return {name: getattr(self, name) for name in names}
+        seeds = {} if self.policy_seeds else {"seeds": False}
+        return {name: getattr(self, name) for name in names} | seeds

@@ -17,6 +17,7 @@ from visvm.fetch import Limits
 from visvm.models import check_policy, check_reward, check_value, default_value, predicts, resolve
 from visvm.plugins import check_scorer_name
 from visvm.search import SearchConfig, find_method, make_search
+from visvm.server_policy.names import ServedPolicy
 
 KEYS = "VISVM_API_KEYS"
 
@@ -43,12 +44,12 @@ def _defaults(section: type[ConfigT], **fields: Any) -> Callable[[], ConfigT]:
     return lambda: section.model_validate(fields)
 
 
-class ServeConfig(SharedPaths):
+class ServeConfig(SharedPaths, ServedPolicy):
     """Configuration of serve: the models, what a request may ask for, and how each part scales."""
 
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all (visvm serve only)")
     port: int = Field(8000, ge=1, lt=65536, description="port to listen on (visvm serve only)")
-    policy: ModelName = Field("world", description='"world", local directory or hub id of the VLM')
+    policy: ModelName = Field("world", description='"world", local directory, hub id, or http://HOST/v1')
     value: ModelName | None = Field(
         None,
         description="directory or hub id of a value model or head (default: the world's, with its policy)",
