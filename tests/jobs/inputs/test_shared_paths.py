@@ -36,7 +36,7 @@ def test_a_cluster_of_several_nodes_takes_no_path_of_one_machine(tiny_policy: Pa
 
 
 OTHER_TEXT = {
-    *("device", "dtype", "prompts", "shard", "method", "methods", "sft", "size", "host"),  # words
+    *("device", "dtype", "prompt", "prompts", "shard", "method", "methods", "sft", "size", "host"),  # words
     *("scorer", "search"),  # MODULE:NAME, which every node imports
     *("deepspeed", "api_keys", "questions"),  # files that the driver alone reads
     *("policy_model", "license", "datasets", "push_to_hub"),  # of the model card and the hub
