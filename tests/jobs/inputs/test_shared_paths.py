@@ -40,7 +40,7 @@ OTHER_TEXT = {
     *("scorer", "search"),  # MODULE:NAME, which every node imports
     *("deepspeed", "api_keys", "questions"),  # files that the driver alone reads
     *("policy_model", "license", "datasets", "push_to_hub"),  # of the model card and the hub
-    *("endpoint", "model"),  # a server, and its name of its model
+    *("endpoint", "model", "cors_origins"),  # a server, and its name of its model
 }
 """Fields of text that are neither a path nor a model that other nodes read."""
 
