@@ -206,7 +206,7 @@ class Scheduler(Generic[Result]):
     def answer(self, task: SearchTask[Result], answers: list[list[float]]) -> None:
         """Give a task the scores it asked for; one that is NaN fails the task, as it has no rank."""
         if any(isnan(score) for scores in answers for score in scores):
-            self.fail(task, ValueError("the scorer gave a score that is not a number (NaN)"))
+            self.fail(task, FloatingPointError("the scorer returned nan; a search needs finite scores"))
         elif task in self.tasks:
             self._resume(task, answers)
 
