@@ -47,7 +47,7 @@ def test_the_loop_in_a_bucket(s3: str) -> None:
     assert train_value.main([*training, "--epochs", "1", "--batch-size", "3", "--micro-batch-size", "3"]) == 0
     assert (
         storage.names(f"{s3}/value", "*")
-        == [*(".lock", "config.yaml", "curve.jsonl", "manifest.json", "metrics.json")][1:]
+        == [*(".lock", "config.yaml", "curve.jsonl", "inputs.json", "manifest.json", "metrics.json")][1:]
     )
     assert storage.is_folder(f"{s3}/value/checkpoints") and storage.is_folder(f"{s3}/value/tensorboard")
 

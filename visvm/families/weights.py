@@ -22,8 +22,7 @@ def load_weights(from_pretrained: Callable[..., Any], name: str, **options: Any)
             name,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # named below
-            trust_remote_code=False,
-            **options,
+            **{**options, "trust_remote_code": False},
         )
     except Exception as error:  # safetensors has an error type of its own, which is no OSError
         if isinstance(error, torch.OutOfMemoryError | MemoryError):

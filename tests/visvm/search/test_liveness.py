@@ -186,4 +186,4 @@ def test_a_score_that_is_no_number_is_an_error_of_its_caption() -> None:
     task: SearchTask[Any] = SearchTask(request(), Stepwise().write)
     for _ in run_tasks(FakePolicy(), NoScorer(), [task]):
         pass
-    assert "NaN" in str(task.error)
+    assert "nan" in str(task.error)

@@ -19,7 +19,7 @@ from tests.visvm.training.test_sft import PROMPT, captions_table, make_examples,
 from tests.visvm.training.test_value_training import rollouts, tiny_question, trainer
 from visvm.families.loading import load_model
 from visvm.training import sft
-from visvm.training.config import LoraSettings
+from visvm.training.config import CardOptions, LoraSettings
 from visvm.training.value_loop import ValueTrainer
 from visvm.value import ValueScorer
 
@@ -33,7 +33,7 @@ def tuned(tiny_policy: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     folder = tmp_path_factory.mktemp("lora")
     one = trainer_of(tiny_policy, make_examples(folder), folder / "scratch", lora=LORA, learning_rate=1e-2)
     one.train()
-    sft.save_policy(one, str(folder / "model"))
+    sft.save_policy(one, str(folder / "model"), CardOptions())
     return one, folder / "model"
 
 
