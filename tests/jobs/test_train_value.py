@@ -188,6 +188,7 @@ def test_a_head_is_trained_from_rollouts(tiny_policy: Path, rollouts: Path, tmp_
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero3", marks=pytest.mark.slow)])
 def test_two_workers_killed_and_resumed_equal_one_undisturbed(
     tiny_policy: Path, rollouts: Path, tmp_path: Path, strategy: str
