@@ -20,6 +20,7 @@ from jobs.runtime import ray_setup
 from jobs.train_value import TrainValueConfig
 from visvm import storage
 from visvm.policy import PolicyOptions
+from visvm.training.cards import label
 from visvm.training.head_card import head_card
 from visvm.training.head_fit import HeadFitter, StatedResponse
 from visvm.training.rollouts import responses_of
@@ -80,7 +81,7 @@ def train(config: TrainValueConfig, files: Sequence[str]) -> dict[str, Any]:
     }
     with storage.new_folder(storage.join(config.out, "model")) as folder:
         head.save_pretrained(folder)
-        (folder / "README.md").write_text(head_card(head.config, metrics))
+        (folder / "README.md").write_text(head_card(config.policy, config, head.config, metrics))
     return metrics
 
 
@@ -115,7 +116,7 @@ def _head(config: TrainValueConfig, fitter: HeadFitter, fingerprints: set[str]) 
     weights, deviation = fitter.weights(), float(np.std(fitter.rewards))
     centre, scale = config.reward_centre, config.reward_scale
     head = HeadConfig(
-        policy=config.policy,
+        policy=label(config.policy),
         fingerprint=fingerprints.pop(),
         hidden_size=len(weights["prefix"]) - 1,
         gamma=config.gamma,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from visvm.training.cards import front_matter
+from visvm.training.config import CardOptions
 from visvm.value.head import HeadConfig
 
 
-def head_card(head: HeadConfig, metrics: dict[str, Any]) -> str:
+def head_card(policy: str, options: CardOptions, head: HeadConfig, metrics: dict[str, Any]) -> str:
     """Return the README.md of a head's directory: what it reads and gives, data, fit, limits."""
     held_out = metrics["held_out"] or {}
     rows = "\n".join(
@@ -15,11 +17,9 @@ def head_card(head: HeadConfig, metrics: dict[str, Any]) -> str:
         for reads, fit in held_out.items()
         if isinstance(fit, dict)
     )
-    return f"""---
-base_model: {head.policy}
-tags: [vision-value-model, reward-model, value-head]
----
-# Value head on the states of `{head.policy}`
+    tags = ("vision-value-model", "reward-model", "value-head")
+    head_matter = front_matter(policy, options, tags=tags, library="visvm")
+    return f"""{head_matter}# Value head on the states of `{head.policy}`
 
 Linear weights on the hidden state behind a sentence give its reward r, the discounted rewards F of the
 sentences after it and their discounted number M (gamma = {head.gamma}). Fitted in closed form to
