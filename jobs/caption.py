@@ -200,12 +200,12 @@ def note_strange_images(policy: str, uris: Sequence[str]) -> None:
 
 def check_models(config: CaptionConfig) -> dict[str, str | None]:
     """Return the resolved models that the search needs; nothing is loaded yet."""
-    from visvm.models import check_policy, check_reward, check_value
+    from visvm.models import check_reward, check_value, check_writer
     from visvm.plugins import check_scorer_name
     from visvm.search import find_method, make_search
 
     judges = make_search(config.search_name, config).judges
-    policy = check_policy(config.policy)
+    policy = check_writer(config.policy)
     if config.scorer:
         return {"policy": policy, "reward": None, "value": None, "own": check_scorer_name(config.scorer)}
     needs = find_method(config.search_name).needs

@@ -51,13 +51,13 @@ def work(config: GenerateConfig) -> dict[str, Any]:
     from jobs.pipeline.execution import write_units
     from jobs.pipeline.triples import summary, write_triples
     from jobs.runtime import ray_setup
-    from visvm.models import check_policy, check_reward
+    from visvm.models import check_reward, check_writer
     from visvm.schemas import ROLLOUTS
 
     started = time.perf_counter()
     units = config.units
     models = {
-        "policy": check_policy(config.policy),
+        "policy": check_writer(config.policy),
         "reward": check_reward(config.reward, policy=config.policy),
     }
     ray_setup.start(config)

@@ -245,7 +245,7 @@ def load(
     """
     from visvm.loading import load_policy
 
-    name = models.check_policy(policy)
+    name = models.check_writer(policy)
     if value is not None:
         _check_value(value, policy)
     if scorer is not None:

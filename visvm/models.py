@@ -38,17 +38,28 @@ def resolve(name: str, kind: Kind) -> str:
 
 
 def check_policy(name: str) -> str:
-    """Return the resolved policy; ValueError if it is no whole VLM of a known family, or no server."""
+    """Return the resolved policy; ValueError if it is no whole VLM of a supported family."""
     from visvm.families import check_supported
 
     if is_server(name):
-        from visvm.server_policy.probe import check_server
-
-        return check_server(name)
+        raise ValueError(f"policy {name} is a server: this needs the weights, a directory or a hub id")
     resolved = resolve(name, "policy")
     check_supported(resolved)
     check_files(resolved, has_tokenizer=True)
     return resolved
+
+
+def check_writer(name: str) -> str:
+    """Return the resolved policy of a job that only writes: one as ``check_policy`` takes, or a server.
+
+    Raises:
+        ValueError: neither, with the reason.
+    """
+    if not is_server(name):
+        return check_policy(name)
+    from visvm.server_policy.probe import check_server
+
+    return check_server(name)
 
 
 def check_reward(name: str, *, policy: str) -> str:

@@ -14,7 +14,7 @@ from jobs.inputs.shared_paths import SharedPaths
 from visvm.chat import ChatLimits
 from visvm.config import Config, ConfigT, ModelName, Options, Place
 from visvm.fetch import Limits
-from visvm.models import check_policy, check_reward, check_value, default_value, predicts, resolve
+from visvm.models import check_reward, check_value, check_writer, default_value, predicts, resolve
 from visvm.plugins import check_scorer_name
 from visvm.search import SearchConfig, find_method, make_search
 from visvm.server_policy.names import ServedPolicy
@@ -149,7 +149,7 @@ def find_models(config: ServeConfig) -> Models:
 
 
 def _find_models(config: ServeConfig) -> Models:
-    policy = check_policy(config.policy)
+    policy = check_writer(config.policy)
     if config.scorer:
         return Models(policy, scorer=check_scorer_name(config.scorer))
     reward = None if config.reward == "none" else check_reward(config.reward, policy=config.policy)

@@ -161,9 +161,8 @@ def new_folder(uri: str) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
-        for file in filter(Path.is_file, partial.rglob("*")):
-            file.chmod(0o644)  # safetensors writes files that their owner alone can read
         for name in files_below(partial):
+            (partial / name).chmod(0o644)  # safetensors writes files that their owner alone can read
             local.sync(str(partial / name))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)

@@ -15,7 +15,7 @@ from actors.serving.http_app import make_app
 from tests.support.endpoint import Local
 from tests.support.servers import running
 from visvm.config import load
-from visvm.models import WORLD, check_policy
+from visvm.models import WORLD, check_policy, check_writer
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Request as CaptionRequest
 from visvm.search import SearchConfig, make_search
@@ -87,11 +87,13 @@ def test_a_length_ends_the_caption_and_a_cancelled_one_leaves_nothing(url: str) 
 
 
 def test_a_server_is_asked_before_the_work(url: str) -> None:
-    assert check_policy(f"{url}#policy") == f"{url}#policy"
+    assert check_writer(f"{url}#policy") == f"{url}#policy"
+    with pytest.raises(ValueError, match="this needs the weights"):  # of training, check and merge
+        check_policy(f"{url}#policy")
     with pytest.raises(ValueError, match=r"serves policy, policy\+search; name one with --policy-model"):
-        check_policy(f"{url}#other")
+        check_writer(f"{url}#other")
     with pytest.raises(ValueError, match="is the address right"):
-        check_policy("http://127.0.0.1:9/v1#policy")
+        check_writer("http://127.0.0.1:9/v1#policy")
     joined = load(Named, policy="http://host/v1", policy_model="org/name")
     assert joined.policy == "http://host/v1#org/name"
     assert load(Named, **joined.model_dump()) == joined
@@ -116,7 +118,7 @@ def test_a_server_that_cannot_continue_a_message_is_refused() -> None:
         return Response('{"error": {"message": "last message must be the user\'s"}}', 400)
 
     with running(stub(chat)) as address, pytest.raises(ValueError, match="m cannot continue a message"):
-        check_policy(f"{address}/v1")
+        check_writer(f"{address}/v1")
 
 
 def test_a_broken_stream_is_begun_again_and_log_probabilities_are_left_out() -> None:
