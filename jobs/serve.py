@@ -30,6 +30,7 @@ from visvm import storage
 from visvm.config import load
 from visvm.models import is_local, is_world
 from visvm.scorers import is_head
+from visvm.server_policy.names import address_and_model, is_server
 
 NAME = "visvm"
 METRICS_SECONDS = 2
@@ -157,7 +158,8 @@ def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
     names = ("top_p", "max_images", "max_rows", "cache_mb", "template")
     limits = config.limits
     bounds = {"max_new_tokens": limits.max_tokens, "max_prompt_tokens": limits.max_prompt_tokens}
-    return bounds | {name: getattr(config, name) for name in names}
+    seeds = {} if config.policy_seeds else {"seeds": False}
+    return bounds | {name: getattr(config, name) for name in names} | seeds
 
 
 def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
@@ -165,9 +167,8 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
     from visvm.chat import served_methods
 
     method, calibration = read_promise(config)
-    is_path = is_local(config.policy) or storage.is_remote(config.policy)
     return Settings(
-        policy=PurePosixPath(config.policy).name if is_path else config.policy,
+        policy=_shown(config.policy),
         is_world=is_world(config.policy),
         methods=(*filter(None, [config.search]), *served_methods(needs)),
         limits=config.limits,
@@ -180,6 +181,14 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
         calibration=calibration,
         cors_origins=config.cors_origins,
     )
+
+
+def _shown(policy: str) -> str:
+    """Return what a reader is told of a policy's name: no path of this machine, no address."""
+    if is_server(policy):
+        return address_and_model(policy)[1]
+    is_path = is_local(policy) or storage.is_remote(policy)
+    return PurePosixPath(policy).name if is_path else policy
 
 
 def _demands(config: ServeConfig, models: Models) -> list[Demand]:

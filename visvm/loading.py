@@ -9,25 +9,20 @@ from visvm.server_policy.names import is_server
 from visvm.server_policy.policy import ServerPolicy
 
 AnyPolicy = SharedPrefixPolicy | ServerPolicy
+SERVERS_OWN = {"device", "dtype", "cache_mb", "max_prompt_tokens"}  # what a server sees to itself
+ITS_CLIENTS = {"seeds"}  # what only the client of a server can be told
 
 
-def load_policy(
-    name: str,
-    *,
-    device: str = "cpu",
-    dtype: str = "float32",
-    cache_mb: int | None = None,
-    seeds: bool = True,
-    **options: Any,
-) -> AnyPolicy:
+def load_policy(name: str, **options: Any) -> AnyPolicy:
     """Return the policy: a directory or hub id is loaded, "http://HOST/v1#MODEL" is asked.
 
-    ``options`` are fields of ``PolicyOptions``; device, dtype and cache_mb are the server's own affair, and
-    ``seeds`` tells whether it is sent any.
+    ``options`` are keywords of ``SharedPrefixPolicy.from_pretrained``; for a server also ``seeds``, whether it
+    is sent any.
 
     Raises:
         ValueError: the model cannot be loaded, or the server does not serve it.
     """
-    if is_server(name):
-        return ServerPolicy(name, seeds=seeds, **options)
-    return SharedPrefixPolicy.from_pretrained(name, device=device, dtype=dtype, cache_mb=cache_mb, **options)
+    served = is_server(name)
+    unread = SERVERS_OWN if served else ITS_CLIENTS
+    given = {key: value for key, value in options.items() if key not in unread}
+    return ServerPolicy(name, **given) if served else SharedPrefixPolicy.from_pretrained(name, **given)

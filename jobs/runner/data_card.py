@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 
 from visvm import storage
+from visvm.training.config import TAGS
 
 # Folder of parquet files -> what a row is; the first one that a run has is what load_dataset(RUN) returns.
 TABLES = {
@@ -22,7 +23,7 @@ def write(run: str) -> None:
     if not tables:
         return
     configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in tables]
-    head = {"configs": [{**configs[0], "default": True}, *configs[1:]], "tags": ["visvm", "arxiv:2412.03704"]}
+    head = {"configs": [{**configs[0], "default": True}, *configs[1:]], "tags": [*TAGS]}
     rows = "\n".join(f"| `{name}` | {TABLES[name]} |" for name in tables)
     text = f"""---
 {yaml.safe_dump(head, sort_keys=False)}---

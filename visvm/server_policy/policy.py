@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
-import io
 import queue
 import threading
 from collections.abc import Coroutine, Sequence
@@ -17,7 +15,7 @@ from weakref import WeakSet
 from visvm.records import Branch, Candidate, DecodedImage, Request
 from visvm.sentences import split_sentences
 from visvm.server_policy.client import Ask, ChatClient, ServerOptions
-from visvm.server_policy.probe import find_server
+from visvm.server_policy.probe import data_url, find_server
 
 WAIT_SECONDS = 0.05  # a step waits so long for the next candidates
 
@@ -30,10 +28,8 @@ class OpenImage:
 
     @cached_property
     def url(self) -> str:
-        """The image as a data: URL, without loss."""
-        stream = io.BytesIO()
-        self.image.pil.save(stream, "PNG")
-        return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+        """The image as a data: URL."""
+        return data_url(self.image.pil)
 
 
 @dataclass(frozen=True)

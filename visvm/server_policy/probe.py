@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from dataclasses import dataclass
 from typing import Any
+
+from PIL import Image
 
 from visvm.server_policy.names import address_and_model, api_key
 
@@ -65,19 +69,27 @@ def find_server(name: str) -> Server:
 def _check_continues(server: Server) -> None:
     import openai
 
-    messages: Any = [{"role": "user", "content": "Count."}, {"role": "assistant", "content": "1, 2, 3,"}]
+    white = {"type": "image_url", "image_url": {"url": data_url(Image.new("RGB", (64, 64), "white"))}}
+    question = {"role": "user", "content": [white, {"type": "text", "text": "What is this?"}]}
+    messages: Any = [question, {"role": "assistant", "content": "This is a"}]
     try:
         _client(server.url).chat.completions.create(
             model=server.model, messages=messages, max_tokens=1, extra_body=CONTINUE
         )
     except openai.BadRequestError as error:
-        if "image" not in str(error):  # an endpoint that takes images only has understood the rest
-            raise ValueError(
-                f"policy {server.url}: {server.model} cannot continue a message, which search needs"
-                f" (continue_final_message, as vLLM and SGLang have it): {error}"
-            ) from None
+        raise ValueError(
+            f"policy {server.url}: {server.model} cannot continue a message about an image, and search needs"
+            f" that (continue_final_message, as vLLM and SGLang have it): {error}"
+        ) from None
     except openai.OpenAIError as error:
         raise ValueError(f"policy {server.url}: {server.model} does not answer: {error}") from None
+
+
+def data_url(image: Image.Image) -> str:
+    """Return an image as a data: URL, without loss."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def _client(url: str) -> Any:

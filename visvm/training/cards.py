@@ -9,9 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from visvm import storage
-from visvm.training.config import CardOptions
-
-TAGS = ("visvm", "arxiv:2412.03704")
+from visvm.training.config import TAGS, CardOptions
 
 
 def front_matter(

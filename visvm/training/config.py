@@ -35,6 +35,9 @@ class LoraSettings(Config):
         return 2 * self.rank if self.alpha is None else self.alpha
 
 
+TAGS = ("visvm", "arxiv:2412.03704")  # of every card
+
+
 class CardOptions(Config):
     """What the model card says of licence and data."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,12 @@ from fastapi.responses import StreamingResponse
 
 import visvm
 from actors.serving.http_app import make_app
-from tests.support.endpoint import Local
+from jobs.runtime.serve_config import ServeConfig
+from jobs.serve import _policy_keywords
+from tests.support.endpoint import Local, body
 from tests.support.servers import running
 from visvm.config import load
+from visvm.loading import load_policy
 from visvm.models import WORLD, check_policy, check_writer
 from visvm.policy import SharedPrefixPolicy
 from visvm.records import Request as CaptionRequest
@@ -61,6 +65,17 @@ def test_guided_search_continues_the_caption_so_far(url: str) -> None:
     assert all(step.values[step.choice] == max(step.values) for step in caption.trace)
     assert all(len(split_sentences(one.text)) == 1 for step in caption.trace for one in step.candidates)
     assert caption.cost.num_generated_tokens > 0 and caption.cost.num_value_calls > 0
+
+
+def test_our_endpoint_serves_search_in_front_of_a_server(url: str) -> None:
+    keywords = _policy_keywords(load(ServeConfig, policy=url, policy_model="policy", policy_seeds=False))
+    local = Local(load_policy(f"{url}#policy", device="cpu", dtype="float32", **keywords))
+    buffer = io.BytesIO()
+    IMAGES[0].pil.save(buffer, "PNG")
+    answer = local.chat(body(buffer.getvalue(), PROMPT, visvm={"method": "greedy"})).json()
+    local.close()
+    text = visvm.load("world").caption(IMAGES[0].pil, "greedy", prompt=PROMPT).text
+    assert answer["choices"][0]["message"]["content"] == text
 
 
 def test_many_captions_at_once_are_those_of_one_at_a_time(url: str) -> None:
