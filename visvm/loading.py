@@ -16,8 +16,8 @@ ITS_CLIENTS = {"seeds"}  # what only the client of a server can be told
 def load_policy(name: str, **options: Any) -> AnyPolicy:
     """Return the policy: a directory or hub id is loaded, "http://HOST/v1#MODEL" is asked.
 
-    ``options`` are keywords of ``SharedPrefixPolicy.from_pretrained``; for a server also ``seeds``, whether it
-    is sent any.
+    ``options`` are keywords of ``SharedPrefixPolicy.from_pretrained``, and for a server also ``seeds``:
+    whether it is sent any.
 
     Raises:
         ValueError: the model cannot be loaded, or the server does not serve it.
