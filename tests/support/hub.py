@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import yaml
 from fastapi import FastAPI, Request, Response
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from tests.support.servers import running
 
@@ -46,9 +48,12 @@ class Hub:
         return {"url": f"{self.url}/{name}", "name": name, "id": name}
 
     async def validate(self, request: Request) -> Response:
-        head = (await request.json())["content"].split("---")[1]
-        wrong = [name for name in ("base_model",) if "//" in str((yaml.safe_load(head) or {}).get(name, ""))]
-        return Response(json.dumps({"errors": wrong, "warnings": []}), 400 if wrong else 200)
+        head = yaml.safe_load((await request.json())["content"].split("---")[1]) or {}
+        try:
+            validate_repo_id(head.get("base_model", "org/name"))
+        except HFValidationError as error:
+            return Response(json.dumps({"errors": [{"message": str(error)}], "warnings": []}), 400)
+        return Response('{"errors": [], "warnings": []}')
 
     async def info(self, kind: str, org: str, name: str) -> dict[str, object]:
         return {"id": f"{org}/{name}", "sha": "0" * 40, "siblings": [], "private": True, "tags": []}

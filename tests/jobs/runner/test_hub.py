@@ -66,6 +66,16 @@ def test_a_model_is_pushed_as_one(hub: Hub, tmp_path: Path) -> None:
     assert set(hub.files["models", "org/value"]) == {"config.json", "README.md"}
 
 
+def test_the_hub_refuses_a_card_that_names_a_path(hub: Hub, tmp_path: Path) -> None:
+    def train(config: Config) -> dict[str, int]:
+        with storage.new_folder(storage.join(config.out, "model")) as folder:
+            (folder / "README.md").write_text(f"---\nbase_model: {tmp_path}\n---\n")
+        return {}
+
+    assert run(Config, train, ["--out", str(tmp_path / "run"), "--push-to-hub", "org/value"], doc="") == 2
+    assert not hub.files["models", "org/value"]
+
+
 def test_who_is_not_logged_in_hears_it_before_the_work(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
