@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +18,7 @@ from jobs import train_value
 from jobs.runner.command import parse
 from jobs.runtime import ray_setup
 from tests.support import tiny
+from tests.support.killing import kill_a_worker
 from visvm.config import load
 from visvm.images import load as load_image
 from visvm.records import Question
@@ -141,31 +140,6 @@ def plain_run(policy: Path, folder: Path) -> tuple[ValueTrainer, list[dict[str, 
     curve: list[dict[str, Any]] = []
     trainer.run(log=curve.append, checkpoint=lambda: None)
     return trainer, curve
-
-
-def kill_a_worker(out: Path, at: list[int]) -> None:
-    """SIGKILL one training process of this session once there is a checkpoint to go on from.
-
-    ``at`` gets the length of the curve then.
-    """
-    deadline, seen = time.monotonic() + 240, set[str]()
-    workers: list[psutil.Process] = []
-    while not workers and time.monotonic() < deadline:  # found early: the kill must not come late
-        own = psutil.Process().children(recursive=True)
-        workers = [one for one in own if "RayTrainWorker" in title(one)]
-        time.sleep(0.05)
-    while len(seen) < 2 and time.monotonic() < deadline:  # an older one is deleted when the next is there
-        seen |= {path.name for path in (out / "checkpoints").glob("checkpoint_*")}
-        time.sleep(0.01)
-    workers[0].kill()
-    at.append(len((out / "curve.jsonl").read_text().splitlines()))
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:  # it has ended meanwhile
-        return ""
 
 
 def check_equal(metrics: dict[str, Any], trainer: ValueTrainer, curve: list[dict[str, Any]]) -> None:
