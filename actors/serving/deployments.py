@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from actors.serving.caption_stream import CaptionWriter
 from actors.serving.http_app import make_app
+from actors.serving.http_metrics import HttpMetrics
 from actors.serving.remote_scorer import Query, RemoteScorer, ScorerReplica, Scores
 from actors.serving.service import ChatService, Settings
 from visvm.chat import CaptionSpec, Event
@@ -36,7 +37,8 @@ class Ingress:
 
     def __init__(self, policy: DeploymentHandle, settings: Settings) -> None:
         self.policy = policy.options(stream=True)
-        self.service = ChatService(self._write, settings)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self.service = ChatService(self._write, settings, metrics=HttpMetrics(replica))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self.service)

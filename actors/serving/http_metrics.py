@@ -16,10 +16,10 @@ BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
 
 
 class HttpMetrics:
-    """The metrics of one replica."""
+    """The metrics of one replica, each with its name: a scrape reaches any of them."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, replica: str = "") -> None:
+        self.registry, self.replica = CollectorRegistry(), replica
         self.requests = self._counter(
             "requests", "Chat requests by HTTP status; 499: the client left.", ["status"]
         )
@@ -28,25 +28,26 @@ class HttpMetrics:
         self.tokens = self._counter("generated_tokens", "Tokens sampled for them.", ["method"])
         self.value_calls = self._counter("value_calls", "Sentences scored for them.", ["method"])
         self.in_flight = Gauge(
-            "visvm_requests_in_flight", "Chat requests being served.", registry=self.registry
-        )
+            "visvm_requests_in_flight", "Chat requests being served.", ["replica"], registry=self.registry
+        ).labels(replica)
         self.seconds = Histogram(
             "visvm_request_seconds",
             "Seconds from a chat request to the end of its response.",
+            ["replica"],
             registry=self.registry,
             buckets=BUCKETS,
-        )
+        ).labels(replica)
 
     def _counter(self, name: str, what: str, labels: Sequence[str]) -> Counter:
-        return Counter(f"visvm_{name}", what, labels, registry=self.registry)
+        return Counter(f"visvm_{name}", what, [*labels, "replica"], registry=self.registry)
 
     def add(self, caption: CaptionResult) -> None:
         """Count a caption."""
-        method = caption.method
-        self.captions.labels(method).inc()
-        self.sentences.labels(method).inc(len(caption.sentences))
-        self.tokens.labels(method).inc(caption.cost["num_generated_tokens"])
-        self.value_calls.labels(method).inc(caption.cost["num_value_calls"])
+        labels = (caption.method, self.replica)
+        self.captions.labels(*labels).inc()
+        self.sentences.labels(*labels).inc(len(caption.sentences))
+        self.tokens.labels(*labels).inc(caption.cost["num_generated_tokens"])
+        self.value_calls.labels(*labels).inc(caption.cost["num_value_calls"])
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
@@ -75,5 +76,5 @@ class MetricsMiddleware:
         try:
             await self.app(scope, receive, watch)
         finally:
-            self.metrics.requests.labels(status if is_done else CLIENT_LEFT).inc()
+            self.metrics.requests.labels(status if is_done else CLIENT_LEFT, self.metrics.replica).inc()
             self.metrics.seconds.observe(time.perf_counter() - started)

@@ -16,6 +16,7 @@ from visvm.storage.json_rows import CAPTION_KEYS, IMAGE_KEYS, first, read_json_r
 
 RESPONSES_KEYS = ("responses", "outputs", "completions", "choices", "candidates")
 PROMPT_KEYS = ("prompt", "question", "instruction")
+PLACEHOLDER = "<image>"  # of LLaVA's files: where the image stands in the prompt
 SECTIONS = ("rollouts", "data", "results")
 FINISH = {None: "stop", "stop": "stop", "eos": "stop", "eos_token": "stop", "end_turn": "stop"}
 FINISH |= dict.fromkeys(("length", "max_tokens", "max_length"), "length")
@@ -45,7 +46,8 @@ def read_responses(file: str, prompt: str) -> list[Answered]:
             responses = [_response(one) for one in _given(row)]
         except ValueError as error:
             raise ValueError(f"{file} {place}: {error}") from None
-        found.setdefault((image, str(first(row, PROMPT_KEYS) or prompt)), []).extend(responses)
+        asked = str(first(row, PROMPT_KEYS) or prompt).replace(PLACEHOLDER, "").strip()
+        found.setdefault((image, asked), []).extend(responses)
     if not found:
         raise ValueError(f"{file}: no responses in it")
     return [Answered(*key, responses) for key, responses in found.items()]

@@ -87,8 +87,11 @@ class Family:
         The ids are those of ``apply_chat_template(tokenize=True)``.
 
         Raises:
-            ValueError: the chat template refuses the conversation.
+            ValueError: the chat template refuses the conversation, or a text holds the image's placeholder.
         """
+        texts = [turn.text for turn in prompt.turns] if isinstance(prompt, Conversation) else [prompt]
+        if any(self._image_token in text for text in texts):
+            raise ValueError(f"the prompt holds {self._image_token!r}, which stands for an image: leave it out")
         try:
             return self._process(self._content, image.pil, prompt)
         except TemplateError as error:

@@ -249,10 +249,10 @@ def test_metrics_count_requests_by_how_they_ended(local: Any) -> None:
         app.chat(data)
     text = app.client.get("/metrics").text
     for line in (
-        'visvm_requests_total{status="200"} 2.0',
-        'visvm_requests_total{status="400"} 1.0',
-        'visvm_captions_total{method="prm"} 2.0',
-        "visvm_requests_in_flight 0.0",
-        "visvm_request_seconds_count 3.0",
+        'visvm_requests_total{replica="",status="200"} 2.0',
+        'visvm_requests_total{replica="",status="400"} 1.0',
+        'visvm_captions_total{method="prm",replica=""} 2.0',
+        'visvm_requests_in_flight{replica=""} 0.0',
+        'visvm_request_seconds_count{replica=""} 3.0',
     ):
         assert line in text

@@ -24,6 +24,7 @@ def read(tmp_path: Path, *rows: Any) -> list[Answered]:
     [
         {"image": "a.jpg", "responses": ["A cat.", "A dog."]},
         {"image_id": "a.jpg", "prompt": PROMPT, "outputs": [{"text": "A cat."}, {"text": "A dog."}]},
+        {"image": "a.jpg", "prompt": f"<image>\n{PROMPT}", "responses": ["A cat.", "A dog."]},
         {
             "image": "a.jpg",
             "choices": [{"message": {"content": "A cat."}}, {"message": {"content": "A dog."}}],
