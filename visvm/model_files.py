@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Protocol
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+class Readable(Protocol):
+    """A file that is open for reading."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next ``size`` bytes."""
 
 
 def check_files(folder: str, *, has_tokenizer: bool) -> None:
@@ -20,7 +28,8 @@ def check_files(folder: str, *, has_tokenizer: bool) -> None:
     if not path.is_dir() or (path / "adapter_config.json").is_file():
         return
     for file in _weights(path):
-        _check_safetensors(file)
+        with file.open("rb") as stream:
+            check_safetensors(str(file), stream, file.stat().st_size)
     if has_tokenizer and not any((path / name).is_file() for name in TOKENIZERS):
         raise ValueError(f"model {folder}: it has no tokenizer (tokenizer.json); copy it from the base model")
 
@@ -40,18 +49,19 @@ def _weights(path: Path) -> list[Path]:
     return files
 
 
-def _check_safetensors(file: Path) -> None:
-    """Check that a file is as long as its header says."""
+def check_safetensors(name: str, stream: Readable, size: int) -> None:
+    """Check that a file of ``size`` bytes is as long as its header says.
+
+    Raises:
+        ValueError: it is not, or the header cannot be read.
+    """
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if length > file.stat().st_size:
-                raise ValueError
-            header = json.loads(stream.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        length = int.from_bytes(stream.read(8), "little")
+        if length > size:
+            raise ValueError
+        header = json.loads(stream.read(length))
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise ValueError(f"model file {file} is damaged: its header cannot be read") from None
-    if (size := 8 + length + max(ends, default=0)) != file.stat().st_size:
-        raise ValueError(
-            f"model file {file} is damaged: it has {file.stat().st_size} bytes, its header says {size}"
-        )
+        raise ValueError(f"model file {name} is damaged: its header cannot be read") from None
+    if (expected := 8 + length + max(ends, default=0)) != size:
+        raise ValueError(f"model file {name} is damaged: it has {size} bytes, its header says {expected}")

@@ -18,7 +18,7 @@ from jobs.capacity.memory import worker_bytes
 from jobs.capacity.preflight import Demand, check
 from jobs.finetune import FinetuneConfig
 from jobs.runner.command import DISK_FULL, Refused
-from jobs.runtime import ray_setup
+from jobs.runtime import checkpoints, ray_setup
 from jobs.runtime.curve_follower import following_curve
 from jobs.train_value import TrainValueConfig
 from visvm import storage
@@ -35,8 +35,9 @@ def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
     """Run ``train`` on ``config.num_workers`` workers; return what it returns on rank 0.
 
     Checkpoints go to OUT/checkpoints. If a worker dies, all restart from the last checkpoint, up to
-    ``max_failures`` times; running the same command again resumes from it too. After running out of memory
-    the micro-batch is halved. OUT/curve.jsonl is reported as it grows.
+    ``max_failures`` times; running the same command again resumes from it too, or from the one before if it
+    is damaged. After running out of memory the micro-batch is halved. OUT/curve.jsonl is reported as it
+    grows.
 
     Raises:
         ValueError: the cluster has no room for the workers.
@@ -44,6 +45,7 @@ def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
     """
     need = demand(config)
     check([need])
+    checkpoints.repair(storage.join(config.out, "checkpoints"))
     least, most = config.least_workers, config.num_workers
     num_workers: Any = (least, most) if least < most else most
     trainer: Any = TorchTrainer(
@@ -57,7 +59,7 @@ def fit(train: Train, config: TrainingJob, **options: Any) -> dict[str, Any]:
         run_config=RunConfig(
             name="checkpoints",
             storage_path=config.out,
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=checkpoints.NUM_KEPT),
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
         **options,

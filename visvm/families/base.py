@@ -91,7 +91,7 @@ class Family:
         """
         texts = [turn.text for turn in prompt.turns] if isinstance(prompt, Conversation) else [prompt]
         if any(self._image_token in text for text in texts):
-            raise ValueError(f"the prompt holds {self._image_token!r}, which stands for an image: leave it out")
+            raise ValueError(f"leave {self._image_token!r} out of the prompt: it stands for an image")
         try:
             return self._process(self._content, image.pil, prompt)
         except TemplateError as error:

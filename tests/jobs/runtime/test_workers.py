@@ -20,7 +20,8 @@ from jobs.loadtest import chaos
 from jobs.runner.command import Refused
 from jobs.runtime import ray_setup, workers
 from jobs.train_value import TrainValueConfig
-from tests.jobs.test_train_value import SETTINGS, check_equal, command, plain_run, rollouts, title
+from tests.jobs.test_train_value import SETTINGS, check_equal, command, plain_run, rollouts
+from tests.support.killing import title
 from visvm.config import load
 from visvm.training.diverged import Diverged
 
