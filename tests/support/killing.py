@@ -13,7 +13,7 @@ def kill_a_worker(out: Path, at: list[int]) -> None:
 
     ``at`` gets the length of the curve then.
     """
-    deadline, seen = time.monotonic() + 240, set[str]()
+    deadline, seen = time.monotonic() + 1200, set[str]()
     workers: list[psutil.Process] = []
     while not workers and time.monotonic() < deadline:  # found early: the kill must not come late
         own = psutil.Process().children(recursive=True)
