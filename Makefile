@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format types ci demo
+.PHONY: help setup test slow lint format types ci demo
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -9,6 +9,9 @@ setup:  ## install everything in the pinned versions
 
 test:  ## run the tests
 	uv run pytest
+
+slow:  ## run the tests that take more than a minute each
+	uv run pytest -m "slow and not gpu"
 
 lint:  ## check style
 	uv run ruff check . && uv run ruff format --check .

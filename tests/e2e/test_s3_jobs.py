@@ -29,20 +29,34 @@ def test_images_of_a_bucket_are_those_of_the_folder(photos: Path, s3: str) -> No
         find(f"{s3}/none")
 
 
-@pytest.mark.ray
-def test_the_loop_in_a_bucket(s3: str) -> None:
-    """What is written there goes into the next job by its URI alone."""
-    images = f"{s3}/world"
-    assert world.main(["make", "--count", "6", "--out", images]) == 0
+@pytest.fixture
+def common(s3: str) -> list[str]:
+    """The flags of images and models that all lie in the bucket."""
+    assert world.main(["make", "--count", "6", "--out", f"{s3}/world"]) == 0
     policy, reward = (upload(WORLD / name, f"{s3}/{name}") for name in ("policy", "clip"))
-    common = ["--images", images, "--policy", policy, "--reward", reward]
-    common += ["--max-new-tokens", "24", "--batch-size", "3"]
+    names = ["--images", f"{s3}/world", "--policy", policy, "--reward", reward]
+    return [*names, "--max-new-tokens", "24", "--batch-size", "3"]
+
+
+def make_triples(common: list[str], s3: str) -> None:
     assert generate_triples.main([*common, "--out", f"{s3}/triples"]) == 0
     rollouts = list(read_rows(f"{s3}/triples/rollouts"))
-    assert len(rollouts) == 6 and all(row["uri"].startswith(images) for row in rollouts)
+    assert len(rollouts) == 6 and all(row["uri"].startswith(f"{s3}/world") for row in rollouts)
+
+
+@pytest.mark.ray
+def test_a_job_in_a_bucket(common: list[str], s3: str) -> None:
+    make_triples(common, s3)
     files = read_json(f"{s3}/triples/manifest.json")["files"]
     assert sum(one["rows"] for name, one in files.items() if name.startswith("rollouts/")) == 6
 
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_loop_in_a_bucket(common: list[str], s3: str) -> None:
+    """What is written there goes into the next job by its URI alone."""
+    make_triples(common, s3)
+    images, policy = f"{s3}/world", f"{s3}/policy"
     training = ["--policy", policy, "--rollouts", f"{s3}/triples", "--out", f"{s3}/value"]
     assert train_value.main([*training, "--epochs", "1", "--batch-size", "3", "--micro-batch-size", "3"]) == 0
     assert (

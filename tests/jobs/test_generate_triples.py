@@ -54,6 +54,7 @@ def kill_after_first_file(arguments: list[str], out: Path) -> None:
         driver.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_killed_and_started_again_it_gives_the_same_rows(
     arguments: list[str], finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -159,6 +159,7 @@ def test_replicas_killed_under_load_lose_no_request(endpoint: Endpoint) -> None:
     assert [one.result() for one in asked] == [{text} for text in local_captions(mixed)]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_beyond_what_fits_the_answer_is_503_with_retry_after(endpoint: Endpoint) -> None:
     """Through Serve's own proxy, which must not keep requests back for ever or answer by itself."""

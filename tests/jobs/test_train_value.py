@@ -161,8 +161,9 @@ def test_a_head_is_trained_from_rollouts(tiny_policy: Path, rollouts: Path, tmp_
     assert "fingerprint" in (out / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
 def test_two_workers_killed_and_resumed_equal_one_undisturbed(
     tiny_policy: Path, rollouts: Path, tmp_path: Path, strategy: str
 ) -> None:

@@ -74,7 +74,10 @@ def fills_the_disk(settings: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("train", "error", "message"),
-    [(diverges, Refused, "diverged: td_loss is nan at step 3"), (fills_the_disk, OSError, "No space left")],
+    [
+        pytest.param(diverges, Refused, "diverged: td_loss is nan at step 3", marks=pytest.mark.slow),
+        (fills_the_disk, OSError, "No space left"),
+    ],
 )
 def test_training_that_cannot_go_on_is_told_in_one_line(
     train: workers.Train, error: type[Exception], message: str, tiny_policy: Path, tmp_path: Path
@@ -86,6 +89,7 @@ def test_training_that_cannot_go_on_is_told_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_training_without_room_for_a_batch_ends_well(tiny_policy: Path, tmp_path: Path) -> None:
     """Through Ray Train: the worker that ran out of memory is replaced, within max_failures."""
