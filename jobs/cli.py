@@ -17,6 +17,7 @@ VERBS = {
     "import": "responses of any generator -> rollouts with rewards and triples",
     "train-value": "rollouts -> vision value model, by TD learning",
     "finetune": "captions -> fine-tuned policy",
+    "export": "captions with their traces -> training data of TRL, LLaVA, ShareGPT",
     "merge": "a LoRA adapter and its base -> a policy of its own",
     "evaluate": "captions -> CHAIR, recall and length, with intervals",
     "calibrate": "annotated captions -> the threshold that keeps hallucination below a promised level",

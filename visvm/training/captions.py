@@ -84,11 +84,16 @@ def _example(file: str, where: str, row: Mapping[str, Any]) -> CaptionExample:
     return CaptionExample(
         str(first(row, ("image_id",)) or uri),
         storage.resolve(storage.parent(file), uri),
-        row.get("prompt") or DETAIL_PROMPTS[0],
+        _prompt(row.get("prompt")) or DETAIL_PROMPTS[0],
         caption or "",
         row.get("finish_reason") in (None, "stop"),
         row.get("content_hash"),
     )
+
+
+def _prompt(given: Any) -> str | None:
+    """Return a prompt that is given as text, or as the message of visvm export."""
+    return given[0]["content"] if isinstance(given, list) else given
 
 
 class HasImageId(Protocol):
