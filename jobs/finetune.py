@@ -1,4 +1,4 @@
-"""Fine-tune a policy on captions: every weight, or LoRA, with the loss on the caption's tokens only.
+"""Fine-tune a policy on captions or preferences: every weight, or LoRA, with the loss on their tokens only.
 
     visvm finetune --policy world --captions runs/caption --out runs/finetune
     visvm finetune --policy llava-hf/llava-v1.6-mistral-7b-hf --captions runs/caption \\
@@ -6,6 +6,11 @@
     visvm finetune --policy llava-hf/llava-v1.6-mistral-7b-hf --captions runs/caption \\
         --num-workers 8 --bf16 --gradient-checkpointing --deepspeed cluster/deepspeed_zero3.json --out runs/7b
 
+    visvm export --captions runs/caption --to step-dpo --out runs/pairs
+    visvm finetune --policy world --objective step-dpo --captions runs/pairs --out runs/dpo
+
+dpo and step-dpo are direct preference optimisation by TRL's trainer, on pairs of whole captions or of the
+next sentence; the reference is the policy that it begins with, read once before the first step.
 The result, OUT/model, is a policy that every job takes; of --lora it is an adapter (see visvm merge). If it
 is interrupted, the same command resumes from the last checkpoint.
 """
@@ -44,7 +49,8 @@ class FinetuneConfig(SftConfig, WorkersConfig, HubOptions):
 
     captions: tuple[Place, ...] = Field(
         min_length=1,
-        description="run folders of the caption job, parquet, or JSON (lines) of image and caption",
+        description="run folders of caption or export, parquet, or JSON (lines) of image and caption; for dpo"
+        " and step-dpo run folders of export",
     )
 
     @property
@@ -54,7 +60,21 @@ class FinetuneConfig(SftConfig, WorkersConfig, HubOptions):
 
     def inputs(self) -> Inputs:
         """Return what it learns from and starts from."""
-        return training_inputs(self, "captions", self.captions)
+        return training_inputs(self, "captions" if self.objective == "sft" else "pairs", self.captions)
+
+    def examples(self) -> Sequence[Any]:
+        """Read what is learned: captions, or preferences.
+
+        Raises:
+            ValueError: a place is missing, or holds something else.
+        """
+        from visvm.training.captions import read_captions
+
+        if self.objective == "sft":
+            return read_captions(self.captions)
+        from visvm.training.dpo import read_preferences
+
+        return read_preferences(self.captions)
 
 
 def work(config: FinetuneConfig) -> dict[str, Any]:
@@ -64,13 +84,12 @@ def work(config: FinetuneConfig) -> dict[str, Any]:
     from jobs.runtime.finetune_worker import train
     from visvm import models
     from visvm.training import sft
-    from visvm.training.captions import read_captions
     from visvm.training.lora import check_base
 
     policy = models.check_policy(config.policy)
     check_base(policy, config.lora)
     folders = tuple(map(storage.absolute, config.captions))
-    examples = read_captions(folders)
+    examples = config.model_copy(update={"captions": folders}).examples()
     hashes = {example.uri: example.content_hash for example in examples}
     left_out = check_images(hashes, config.max_error_share, num_read=len(hashes))
     for num_workers in range(config.least_workers, config.num_workers + 1):
@@ -83,7 +102,8 @@ def work(config: FinetuneConfig) -> dict[str, Any]:
     }
     ray_setup.start(config)
     metrics = workers.fit(partial(train, left_out=left_out), config.model_copy(update=resolved))
-    return {"num_captions": len(examples), "num_images_left_out": len(left_out), **metrics}
+    kind = "num_captions" if config.objective == "sft" else "num_pairs"
+    return {kind: len(examples), "num_images_left_out": len(left_out), **metrics}
 
 
 def _next(config: FinetuneConfig) -> str:

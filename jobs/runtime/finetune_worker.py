@@ -1,10 +1,10 @@
-"""What each worker of finetune runs: Hugging Face's Trainer under Ray Train."""
+"""What each worker of finetune runs: Hugging Face's Trainer, or TRL's, under Ray Train."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from transformers import TrainerCallback
 from jobs.finetune import FinetuneConfig
 from visvm import storage
 from visvm.training import sft
-from visvm.training.captions import read_captions
 from visvm.training.curve import Curve
 from visvm.training.diverged import check_losses
 
 
 def train(settings: dict[str, Any], left_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Run Hugging Face's Trainer in one worker, from the last checkpoint if there is one.
+    """Run the objective's trainer in one worker, from the last checkpoint if there is one.
 
     Captions of the images ``left_out`` are not learned.
     """
@@ -33,12 +32,13 @@ def train(settings: dict[str, Any], left_out: Sequence[str] = ()) -> dict[str, A
     if use_cpu:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = sft.training_arguments(
+        make_arguments, build_trainer = _objective(config)
+        arguments = make_arguments(
             config, output=Path(scratch), num_workers=context.get_world_size(), use_cpu=use_cpu
         )
-        trainer = sft.build_trainer(
+        trainer = build_trainer(
             config.policy,
-            [one for one in read_captions(config.captions) if one.uri not in set(left_out)],
+            [one for one in config.examples() if one.uri not in set(left_out)],
             arguments,
             config,
             callbacks=[RayTrainCallback(config.out)],
@@ -48,6 +48,15 @@ def train(settings: dict[str, Any], left_out: Sequence[str] = ()) -> dict[str, A
             trainer.train(resume_from_checkpoint=folder)
         sft.save_policy(trainer, storage.join(config.out, "model"), config)
     return sft.training_metrics(trainer)
+
+
+def _objective(config: FinetuneConfig) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what makes the arguments and the trainer of an objective."""
+    if config.objective == "sft":
+        return sft.training_arguments, sft.build_trainer
+    from visvm.training import dpo
+
+    return dpo.dpo_arguments, dpo.build_trainer
 
 
 class RayTrainCallback(TrainerCallback):

@@ -106,6 +106,11 @@ class ValueTraining(TDConfig, TrainingConfig):
 class SftConfig(TrainingConfig):
     """How a policy is fine-tuned; the defaults are the paper's for a 7B model."""
 
+    objective: Literal["sft", "dpo", "step-dpo"] = Field(
+        "sft",
+        description="sft: learn captions; dpo, step-dpo: prefer the chosen side of pairs (visvm export)",
+    )
+    beta: float = Field(0.1, gt=0, description="dpo: how strongly it is held to the policy it began with")
     epochs: float = Field(3, gt=0, description="passes over the captions")
     learning_rate: float = Field(1e-6, gt=0, description="peak of a cosine schedule")
     batch_size: int = Field(128, ge=1, description="captions an optimiser step, over all workers")

@@ -24,7 +24,13 @@ from visvm.training.lora import check_base, lora_config, targets
 
 def training_arguments(config: SftConfig, *, output: Path, num_workers: int, use_cpu: bool) -> Any:
     """Return the arguments of Hugging Face's Trainer; ``output`` is this worker's folder for checkpoints."""
-    return TrainingArguments(
+    values = argument_values(config, output=output, num_workers=num_workers, use_cpu=use_cpu)
+    return TrainingArguments(**values)
+
+
+def argument_values(config: SftConfig, *, output: Path, num_workers: int, use_cpu: bool) -> dict[str, Any]:
+    """Return the arguments that every trainer of a policy shares."""
+    return dict(
         output_dir=str(output),
         num_train_epochs=config.epochs,
         learning_rate=config.learning_rate,
@@ -146,9 +152,10 @@ def training_metrics(trainer: Trainer) -> dict[str, Any]:
     """Return the metrics of a finished run: losses by step, numbers of steps and tokens, seconds."""
     log = trainer.state.log_history
     train: Any = trainer.train_dataset
+    tokens = {"num_caption_tokens": train.num_tokens} if isinstance(train, Captions) else {}
     return {
-        "num_train_captions": len(train),
-        "num_caption_tokens": train.num_tokens,
+        "num_train_captions" if tokens else "num_train_pairs": len(train),
+        **tokens,
         "num_steps": trainer.state.global_step,
         "seconds": next((entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry), 0.0),
         "loss": [{"step": entry["step"], "loss": entry["loss"]} for entry in log if "loss" in entry],
@@ -169,14 +176,21 @@ def model_card(trainer: Trainer, options: CardOptions) -> str:
     head = front_matter(base, options, tags=("image-captioning",), library=library)
     return f"""{head}# Policy fine-tuned by visvm
 
-{_trained(trainer.model)} of `{label(base)}` was trained on {metrics["num_train_captions"]} searched captions
-({metrics["num_caption_tokens"]} tokens), {arguments.num_train_epochs:g} epochs, {metrics["num_steps"]} steps,
-peak learning rate {arguments.learning_rate:g}, loss on the captions' tokens only.
+{_trained(trainer.model)} of `{label(base)}` was trained on {_data(metrics, arguments)},
+{arguments.num_train_epochs:g} epochs, {metrics["num_steps"]} steps, peak learning rate
+{arguments.learning_rate:g}.
 Loss: {losses[0]:.4f} at first, {losses[-1]:.4f} at last{"".join(held_out)}.
 
 Load it with `{loader}.from_pretrained`, or name its folder as `--policy`.
 It writes captions of images, it still makes mistakes, and it was tuned for nothing else.
 """
+
+
+def _data(metrics: dict[str, Any], arguments: Any) -> str:
+    if "num_train_pairs" in metrics:
+        return f"{metrics['num_train_pairs']} preferences of search traces by DPO, beta {arguments.beta:g}"
+    tokens = f"({metrics['num_caption_tokens']} tokens), loss on the captions' tokens only"
+    return f"{metrics['num_train_captions']} searched captions {tokens}"
 
 
 def _trained(model: Any) -> str:
