@@ -25,6 +25,7 @@ VERBS = {
     "answer": "questions about images -> answers, by a policy (with any search) or an endpoint",
     "pope": "make POPE's yes/no questions from annotations, or evaluate answers to them",
     "mmhal": "answers -> MMHal-Bench's score and hallucination rate, by a judge model",
+    "lmms-eval": "benchmarks of lmms-eval on an endpoint: MM-Vet, MMBench, MMMU, POPE, ...",
     "data": "fetch and check the data of others that metrics need",
     "self-train": "generate, train, caption, finetune, evaluate; several rounds",
     "show": "the captions, rollouts or results of a run, here or as one HTML page",

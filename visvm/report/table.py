@@ -131,13 +131,14 @@ def paired_table(paired: Sequence[Row], name: Name = name_of) -> str:
 
 def markdown_tables(rows: Sequence[Row], paired: Sequence[Row]) -> str:
     """Return a results file's rows, and its differences if it has any, as tables in Markdown."""
-    tables = [_markdown([column.title for column in COLUMNS], cells(rows, str))]
+    tables = [markdown_table([column.title for column in COLUMNS], cells(rows, str))]
     if paired:
-        tables.append(_markdown(["difference", *DIFFERENCES.values()], paired_cells(paired, str)))
+        tables.append(markdown_table(["difference", *DIFFERENCES.values()], paired_cells(paired, str)))
     return "\n\n".join(tables) + "\n"
 
 
-def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [titles, ["---", *("---:" for _ in titles[1:])], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 

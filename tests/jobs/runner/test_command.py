@@ -97,7 +97,13 @@ def test_a_bug_is_logged_with_its_traceback(tmp_path: Path, caplog: pytest.LogCa
 def test_signals_end_a_job_with_130_and_one_line(number: signal.Signals, tmp_path: Path) -> None:
     flags = ["make", "--count", "50000", "--out", str(tmp_path)]
     job = subprocess.Popen(
-        [sys.executable, "-m", "jobs.world", *flags], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "jobs.world", *flags],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored if ours runs in the background
     )
     until(lambda: any(tmp_path.glob("images/*/*.png")) or any(tmp_path.glob("images/*.png")))
     job.send_signal(number)
