@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import caption, evaluate, finetune, generate_triples, train_value, world
+from jobs import caption, evaluate, export, finetune, generate_triples, train_value, world
 from jobs.inputs.shared_paths import SharedPaths
 from jobs.runner.run_folder import RunFolder, read_json
 from visvm import storage
@@ -52,9 +52,14 @@ class Stages:
         self._run(name, caption.work, caption.CaptionConfig, given)
         return self.path(name)
 
+    def export(self, name: str, captions: str, **options: Any) -> str:
+        """Choose what is learned of a run of captions, as ``visvm export`` does; return its folder."""
+        self._run(name, export.work, export.ExportConfig, {"captions": (captions,), **options})
+        return self.path(name)
+
     def finetune(self, name: str, captions: str, **options: Any) -> str:
-        """Fine-tune the policy on the captions of a folder; return the new policy's directory."""
-        given = {"captions": (f"{captions}/captions",), "seed": self.seed, **options}
+        """Fine-tune the policy on a run of captions or pairs; return the new policy's directory."""
+        given = {"captions": (captions,), "seed": self.seed, **options}
         self._run(name, finetune.work, finetune.FinetuneConfig, given)
         return f"{self.path(name)}/model"
 

@@ -28,6 +28,7 @@ METRICS = RatioMetrics(
         **{f"distinct_{n}": (f"distinct_words_{n}", f"words_{n}") for n in (1, 2, 3)},
         "num_sentences": ("sentences", "captions"),
         "num_words": ("words", "captions"),
+        "num_objects": ("distinct", "captions"),
     },
 )
 

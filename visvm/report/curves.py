@@ -58,6 +58,26 @@ def risk_plot(curves: Mapping[str, Sequence[Row]]) -> Plot:
     return Plot("Risk as the threshold on values rises", "share of sentences kept", "risk, %", series)
 
 
+def round_plots(splits: Mapping[str, Sequence[Row]]) -> list[Plot]:
+    """Plot what each round of self-training has changed; ``splits`` has the rows by round of each split."""
+    labels = {
+        "chair_s": ("CHAIRs", "%", 100),
+        "recall": ("Recall", "%", 100),
+        "repetition": ("Repeated sentences", "%", 100),
+        "num_objects": ("Objects named", "distinct objects a caption", 1),
+        "num_sentences": ("Length", "sentences a caption", 1),
+    }
+    return [
+        Plot(title, "round", unit, [_by_round(name, rows, key, factor) for name, rows in splits.items()])
+        for key, (title, unit, factor) in labels.items()
+    ]
+
+
+def _by_round(label: str, rows: Sequence[Row], key: str, factor: float) -> Series:
+    bounds = [[factor * row[f"{key}_ci"][end] for row in rows] for end in (0, 1)]
+    return Series(label, list(range(len(rows))), [factor * row[key] for row in rows], *bounds)
+
+
 def _series(label: str, curve: Sequence[Row], key: str) -> Series:
     points = [(entry["step"], entry[key]) for entry in curve if entry.get(key) is not None]
     return Series(label, [x for x, _ in points], [y for _, y in points])
