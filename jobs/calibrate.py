@@ -75,7 +75,7 @@ def _settings(path: str) -> dict[str, Any]:
     Raises:
         ValueError: it is no run folder, or sentences were dropped in it already.
     """
-    from visvm.metrics.calibration_file import absolute
+    from visvm.metrics.calibration_file import SETTINGS, absolute
 
     saved = storage.join(storage.absolute(path), "config.yaml")
     if not storage.exists(saved):
@@ -87,9 +87,8 @@ def _settings(path: str) -> dict[str, Any]:
             f"captions = {path}: sentences were dropped in this run; calibrate on one that keeps them all, by"
             " --method filter without a threshold, or another method with --drop-below -1"
         )
-    names = ("policy", "reward", "scorer", "min_reward", "min_spread")
     method = config.get("search") or config["method"]
-    return {"method": method, **{name: absolute(config.get(name)) for name in names}}
+    return {"method": method, **{name: absolute(config[name]) for name in SETTINGS if name in config}}
 
 
 def _next(config: CalibrateConfig) -> str:

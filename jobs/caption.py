@@ -133,13 +133,12 @@ def calibrated(config: CaptionConfig) -> CaptionConfig:
     """
     if config.calibration is None:
         return config
-    from visvm.metrics.calibration_file import read_calibration
+    from visvm.metrics.calibration_file import SETTINGS, read_calibration
 
     if config.drop_below is not None:
         raise ValueError("give --calibration or --drop-below, not both")
     found = read_calibration(config.calibration)
-    names = ("policy", "reward", "scorer", "min_reward", "min_spread")
-    found.check(method=config.search_name, **{name: getattr(config, name) for name in names})
+    found.check(method=config.search_name, **{name: getattr(config, name) for name in SETTINGS})
     return config.model_copy(update={"drop_below": found.tau})
 
 
@@ -203,9 +202,12 @@ def check_models(config: CaptionConfig) -> dict[str, str | None]:
     from visvm.models import check_reward, check_value, check_writer
     from visvm.plugins import check_scorer_name
     from visvm.search import find_method, make_search
+    from visvm.server_policy import names
 
     judges = make_search(config.search_name, config).judges
     policy = check_writer(config.policy)
+    if config.unit != "sentence" and names.is_server(policy):
+        raise ValueError(f"unit = {config.unit!r}: a policy behind a server writes sentences only")
     if config.scorer:
         return {"policy": policy, "reward": None, "value": None, "own": check_scorer_name(config.scorer)}
     needs = find_method(config.search_name).needs

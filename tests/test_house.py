@@ -32,6 +32,7 @@ FLOORS = (
         "model_files",
         "storage",
         "tables",
+        "units",
         "server_policy",
     },
     {"engine", "families", "plugins", "registration", "image_input"},

@@ -146,7 +146,8 @@ class Captioner:
         self, image: ImageLike, method: str | SentenceSearch, *, prompt: str, seed: int, **options: Any
     ) -> tuple[SearchTask[Caption], Scorer | None]:
         search = self._search(method, options)
-        task = SearchTask(Request(self._decode(image), prompt, seed), search.write)
+        unit = options.get("unit", "sentence")
+        task = SearchTask(Request(self._decode(image), prompt, seed, unit=unit), search.write)
         return task, self._scorer(method, judges=search.judges)
 
     def _search(self, method: str | SentenceSearch, options: Mapping[str, Any]) -> SentenceSearch:

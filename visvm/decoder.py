@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from visvm.engine import KV, Prefix, SequenceBatch
 from visvm.engine.sampling import sample, uniforms
 from visvm.records import Candidate, FinishReason, Request
+from visvm.units import block_size
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -269,7 +270,8 @@ class Decoder:
     def _close_sentence(self, row: PendingCandidate, index: int, *, final: bool) -> None:
         """End the row after its first sentence, if what follows it confirms that it is closed."""
         if row.sentence is None:
-            if not final and self.language.closes(row.tokens[-1]):
+            is_block = block_size(row.branch.request.unit) is not None
+            if not final and (is_block or self.language.closes(row.tokens[-1])):
                 row.sentence = self.language.next_sentence(row.branch)
             return
         tokens = row.tokens[:-1] if final else row.tokens

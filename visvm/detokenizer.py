@@ -7,18 +7,30 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from visvm.sentences import SentenceScanner
+from visvm.units import ParagraphScanner, block_size
 
 _CONTEXT = 4  # pieces of text before a token that it is decoded with: its first space may depend on them
 _CHARACTER = 8  # tokens that one character may take; a longer run is no character at all
 
 
+Decode = Callable[[Sequence[int]], str]
+
+
 class NextSentence:
     """The sentence that follows a caption so far, as its tokens are drawn one by one."""
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], before: Sequence[int]) -> None:
-        """``decode`` turns tokens into text; ``before`` are the tokens of the caption so far."""
+    def __init__(
+        self,
+        decode: Decode,
+        before: Sequence[int],
+        scanner: SentenceScanner | ParagraphScanner | None = None,
+    ) -> None:
+        """``decode`` turns tokens into text; ``before`` are the tokens of the caption so far.
+
+        ``scanner`` finds the end, which is that of a sentence by default.
+        """
         self._decode = decode
-        self._scanner = SentenceScanner()
+        self._scanner = scanner or SentenceScanner()
         self._pieces = [tuple(_context(decode, before))]  # each of whole characters
         self._pending: list[int] = []
         self._lengths: list[int] = []  # of the text after each token
@@ -52,6 +64,29 @@ class NextSentence:
             return ""
         context = list(chain.from_iterable(self._pieces))
         return self._decode(context + self._pending)[len(self._decode(context)) :]
+
+
+class NextBlock:
+    """The block of ``size`` tokens that follows a caption so far, or a few more if a character needs them."""
+
+    def __init__(self, decode: Decode, before: Sequence[int], size: int) -> None:
+        self._decode, self._size = decode, size
+        self._before = _context(decode, before)
+
+    def length(self, tokens: Sequence[int], *, final: bool) -> int | None:
+        """Return how many of ``tokens`` are the block; None until a further token is there."""
+        last = self._size + _CHARACTER
+        for count in range(self._size, min(len(tokens), last + 1)):
+            if count == last or not self._decode([*self._before, *tokens[:count]]).endswith("\ufffd"):
+                return count
+        return None
+
+
+def next_unit(decode: Decode, before: Sequence[int], unit: str) -> NextSentence | NextBlock:
+    """Return what tells the length of the unit that follows the tokens ``before``."""
+    if (size := block_size(unit)) is not None:
+        return NextBlock(decode, before, size)
+    return NextSentence(decode, before, ParagraphScanner() if unit == "paragraph" else None)
 
 
 def _context(decode: Callable[[Sequence[int]], str], tokens: Sequence[int]) -> Sequence[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from visvm.decoder import Decoder, PolicyOptions, SentenceLength, TreeBranch
-from visvm.detokenizer import NextSentence
+from visvm.detokenizer import next_unit
 from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
 from visvm.engine.sampling import Head
 from visvm.engine.selftest import check_once
@@ -18,6 +18,7 @@ from visvm.families import Family
 from visvm.families.loading import load_model
 from visvm.records import Branch, Candidate, DecodedImage, Prompt, Request
 from visvm.sentences import TERMINALS, split_sentences
+from visvm.units import pieces
 
 MIB = 2**20
 
@@ -258,7 +259,7 @@ class SharedPrefixPolicy:
             branch.num_prompt_tokens,
             token_ids=branch.token_ids + candidate.token_ids,
             text=branch.text + candidate.text,
-            sentences=(*branch.sentences, *split_sentences(candidate.text)),
+            sentences=(*branch.sentences, *pieces(candidate.text, branch.request.unit)),
             ended=candidate.ended,
             num_given=branch.num_given,
         )
@@ -271,8 +272,8 @@ class SharedPrefixPolicy:
         return self._closes[token]
 
     def next_sentence(self, branch: TreeBranch) -> SentenceLength:
-        """Return what tells the length of the sentence that follows the branch while it is written."""
-        return NextSentence(self._decode, branch.token_ids)
+        """Return what tells the length of the unit that follows the branch while it is written."""
+        return next_unit(self._decode, branch.token_ids, branch.request.unit)
 
     def added_text(self, branch: TreeBranch, tokens: Sequence[int]) -> str:
         """Return what ``tokens`` add to the caption, decoded in context: a first space may depend on it."""

@@ -58,7 +58,7 @@ class Request:
 
     ``start`` is text that the answer begins with; the caption is what follows it. ``max_tokens`` limits the
     caption's length, if it is less than the limit of the policy. The caption ends before the first of the
-    texts ``stop``.
+    texts ``stop``. ``unit`` is what one step writes: see ``visvm.units``.
     """
 
     image: DecodedImage
@@ -67,6 +67,7 @@ class Request:
     max_tokens: int | None = None
     start: str = ""
     stop: tuple[str, ...] = ()
+    unit: str = "sentence"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class CaptionWriter:
         self.search = make_search(method, SearchConfig(**options))
         needs, judges = find_method(method).needs, self.search.judges
         self.scorer = load_judged(needs, judges, **scorer, policy=self.policy)
-        self.seed = seed
+        self.seed, self.unit = seed, search.get("unit", "sentence")
 
     @property
     def cache_lookups(self) -> tuple[int, int]:
@@ -52,7 +52,7 @@ class CaptionWriter:
 
     def _write(self, rows: list[Row]) -> list[Row]:
         clear(self.scorer)
-        requests = [Request(row["image"], row["prompt"], self.seed) for row in rows]
+        requests = [Request(row["image"], row["prompt"], self.seed, unit=self.unit) for row in rows]
         captions = self.search(self.policy, self.scorer, requests)
         own = {"calibration": self.calibration}
         return [{**row, **_columns(caption), **own} for row, caption in zip(rows, captions, strict=True)]

@@ -82,8 +82,9 @@ class CaptionStream:
         self.scoring: set[asyncio.Task[None]] = set()
         self.started = time.perf_counter()
         search = search_of(spec)
+        given = (spec.max_tokens, spec.start, spec.stop, spec.search.unit)
         self.tasks = [
-            self._task(i, Request(image, spec.prompt, seed, spec.max_tokens, spec.start, spec.stop), search)
+            self._task(i, Request(image, spec.prompt, seed, *given), search)
             for i, seed in enumerate(spec.seeds)
         ]
 

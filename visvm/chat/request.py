@@ -133,7 +133,7 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
     _check_candidates(method, search, n, limits)
     _check_rewards(method, search, methods)
     wanted = request.max_completion_tokens or request.max_tokens or limits.max_tokens
-    sentences = min(search.max_sentences or limits.max_sentences, limits.max_sentences)
+    sentences = _max_sentences(search, limits)
     return CaptionSpec(
         url=url,
         prompt=prompt,
@@ -145,6 +145,13 @@ def read_spec(request: ChatRequest, limits: ChatLimits, methods: Sequence[str]) 
         start=start,
         stop=tuple(request.stop or ()),
     )
+
+
+def _max_sentences(search: SearchConfig, limits: ChatLimits) -> int | None:
+    """Return the limit of sentences; of other units the limit of tokens alone bounds the number."""
+    if search.unit != "sentence":
+        return search.max_sentences
+    return min(search.max_sentences or limits.max_sentences, limits.max_sentences)
 
 
 def _check_fields(extra: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from visvm import models, storage
 from visvm.config import Config, validate
 
+SETTINGS = ("policy", "reward", "scorer", "min_reward", "min_spread", "unit")  # of the job caption
+
 
 class Calibration(Config):
     """What ``visvm calibrate`` found, and what it holds for: this policy, method and reward, such images."""
@@ -25,6 +27,7 @@ class Calibration(Config):
     scorer: str | None = None
     min_reward: float | None = None
     min_spread: float | None = None
+    unit: str = "sentence"
 
     def check(self, **settings: Any) -> None:
         """Check that captions are written as those of the calibration were.

@@ -9,6 +9,7 @@ from visvm.records import Branch, Caption
 from visvm.search.decode import Decode
 from visvm.search.draft import Draft, SentenceSearch, score_rewards
 from visvm.search.scheduler import SearchContext
+from visvm.sentences import split_sentences
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Filtered(SentenceSearch):
 
     async def write(self, context: SearchContext, branch: Branch) -> Caption:
         caption = await self.search.write(SearchContext(context.policy, head=context.head), branch)
+        if branch.request.unit != "sentence":
+            caption = replace(caption, sentences=tuple(split_sentences(caption.text)))
         rewards = await score_rewards(context, Draft(branch, cost=caption.cost), caption.sentences)
         caption = self._filter(caption, rewards)
         for sentence in caption.sentences:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from visvm.config import Config
 from visvm.plugins import load_object
@@ -18,6 +18,7 @@ from visvm.search.filtered import Filtered, filtered_greedy
 from visvm.search.mcts import MCTS
 from visvm.search.oracle import Oracle
 from visvm.search.stepwise import Stepwise
+from visvm.units import UNITS, check_unit
 
 NEEDS: tuple[Needs, ...] = ("none", "reward", "value", "reward+future")
 
@@ -31,6 +32,7 @@ class SearchConfig(Config):
     step_size: int = Field(
         1, ge=1, description="K: candidates per temperature and step; the greedy one comes on top"
     )
+    unit: str = Field("sentence", description=f"what one step writes: {UNITS}")
     samples_per_temperature: int = Field(
         6, ge=1, description="best_of_n: whole captions per temperature (6 x 5 temperatures = 30)"
     )
@@ -47,7 +49,9 @@ class SearchConfig(Config):
     drop_below: float | None = Field(
         None, description="drop sentences whose reward is below this from the finished caption"
     )
-    max_sentences: int | None = Field(None, ge=1, description="cut captions after so many sentences")
+    max_sentences: int | None = Field(
+        None, ge=1, description="cut captions after so many sentences, or units"
+    )
     temperature: float = Field(0.7, gt=0, description="sample, and the oracle's completions")
     gamma: float = Field(0.9, ge=0, le=1, description="mcts and oracle: discount per sentence")
     simulations: int = Field(7, ge=1, description="mcts: leaves expanded before each sentence")
@@ -56,6 +60,11 @@ class SearchConfig(Config):
     centre: float = Field(
         0.0, description="oracle: taken off every reward; a higher one ends captions sooner"
     )
+
+    @field_validator("unit")
+    @classmethod
+    def _is_unit(cls, value: str) -> str:
+        return check_unit(value)
 
 
 @dataclass(frozen=True)

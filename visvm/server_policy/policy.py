@@ -85,6 +85,8 @@ class ServerPolicy:
         """Return an empty branch for each of the first requests that fit; nothing is sent yet."""
         opened = []
         for request in requests[: max(self.num_free, 0)]:
+            if request.unit != "sentence":
+                raise ValueError(f"unit = {request.unit!r}: a policy behind a server writes sentences only")
             place = OpenImage(request.image)
             self._opened.add(place)
             start = tuple(split_sentences(request.start))
