@@ -59,7 +59,7 @@ class SearchOptions(SearchConfig):
     temperatures: tuple[Temperature, ...] = Field(
         TEMPERATURES, min_length=1, max_length=64, description="sampling temperatures of the candidates"
     )
-    temperature: Temperature = Field(0.7, description="sample, and the oracle's completions")
+    temperature: Temperature = Field(0.7, description="sample, particles, and the oracle's completions")
     exploration: float = Field(1.0, ge=0, le=100, description="mcts: weight of little-visited sentences")
     centre: float = Field(0.0, ge=-1, le=1, description="oracle: taken off every reward")
 
@@ -218,10 +218,13 @@ def num_candidates(method: str, search: SearchConfig) -> int:
         "sample": 1,
         "filter": 1,
         "best_of_n": num_temperatures * search.samples_per_temperature,
+        "best_of_n_value": num_temperatures * search.samples_per_temperature,
+        "particles": search.particles,
         "mcts": step * search.simulations,
+        "mcts_value": step * search.simulations,
         "oracle": step * (1 + search.completions),
     }
-    return by_method.get(method, step)
+    return by_method.get(method, step * search.beam_width)
 
 
 def search_of(spec: CaptionSpec) -> SentenceSearch:

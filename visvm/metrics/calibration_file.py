@@ -8,7 +8,15 @@ from typing import Any, Literal
 from visvm import models, storage
 from visvm.config import Config, validate
 
-SETTINGS = ("policy", "reward", "scorer", "min_reward", "min_spread", "unit")  # of the job caption
+SETTINGS = (
+    "policy",
+    "reward",
+    "scorer",
+    "min_reward",
+    "min_spread",
+    "unit",
+    "beam_width",
+)  # of the job caption
 
 
 class Calibration(Config):
@@ -28,6 +36,7 @@ class Calibration(Config):
     min_reward: float | None = None
     min_spread: float | None = None
     unit: str = "sentence"
+    beam_width: int = 1
 
     def check(self, **settings: Any) -> None:
         """Check that captions are written as those of the calibration were.

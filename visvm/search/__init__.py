@@ -1,5 +1,6 @@
 """The search methods: ways of writing a caption, all with the signature of ``records.Search``."""
 
+from visvm.search.beam import Beam, ParticleFilter
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode
 from visvm.search.draft import SentenceSearch
@@ -12,11 +13,13 @@ from visvm.search.stepwise import Stepwise
 __all__ = [
     "MCTS",
     "METHODS",
+    "Beam",
     "BestOfN",
     "Decode",
     "Filtered",
     "Method",
     "Oracle",
+    "ParticleFilter",
     "SearchConfig",
     "SentenceSearch",
     "Stepwise",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from visvm.config import Config
 from visvm.plugins import load_object
+from visvm.search.beam import Beam, ParticleFilter
 from visvm.search.best_of_n import BestOfN
 from visvm.search.decode import Decode
 from visvm.search.draft import TEMPERATURES, Needs, SentenceSearch
@@ -33,6 +34,8 @@ class SearchConfig(Config):
         1, ge=1, description="K: candidates per temperature and step; the greedy one comes on top"
     )
     unit: str = Field("sentence", description=f"what one step writes: {UNITS}")
+    beam_width: int = Field(1, ge=1, le=64, description="prm, visvm: captions in progress at a time")
+    particles: int = Field(12, ge=1, le=256, description="particles: captions in progress at a time")
     samples_per_temperature: int = Field(
         6, ge=1, description="best_of_n: whole captions per temperature (6 x 5 temperatures = 30)"
     )
@@ -52,7 +55,7 @@ class SearchConfig(Config):
     max_sentences: int | None = Field(
         None, ge=1, description="cut captions after so many sentences, or units"
     )
-    temperature: float = Field(0.7, gt=0, description="sample, and the oracle's completions")
+    temperature: float = Field(0.7, gt=0, description="sample, particles, and the oracle's completions")
     gamma: float = Field(0.9, ge=0, le=1, description="mcts and oracle: discount per sentence")
     simulations: int = Field(7, ge=1, description="mcts: leaves expanded before each sentence")
     exploration: float = Field(1.0, ge=0, description="mcts: weight of little-visited sentences")
@@ -65,6 +68,12 @@ class SearchConfig(Config):
     @classmethod
     def _is_unit(cls, value: str) -> str:
         return check_unit(value)
+
+    @model_validator(mode="after")
+    def _one_caption_at_a_time(self) -> Self:
+        if self.beam_width > 1 and (self.min_reward is not None or self.min_spread is not None):
+            raise ValueError("min_reward and min_spread are options of beam_width 1")
+        return self
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,10 @@ METHODS: dict[str, Method] = {
     "prm": Method(Stepwise, "reward"),
     "visvm": Method(Stepwise, "value"),
     "reward_plus_future": Method(Stepwise, "reward+future"),
+    "particles": Method(ParticleFilter, "value"),
+    "best_of_n_value": Method(BestOfN, "value"),
     "mcts": Method(MCTS, "reward"),
+    "mcts_value": Method(MCTS, "value"),
     "oracle": Method(Oracle, "reward"),
 }
 
@@ -119,6 +131,8 @@ def make_search(method: str, config: SearchConfig) -> SentenceSearch:
         ValueError: as ``find_method``, or the search cannot be made with these options.
     """
     kind = find_method(method)
+    if config.beam_width > 1 and kind.search is Stepwise:
+        kind = replace(kind, search=Beam)
     fixed = {"name": method, **kind.fixed} if method in METHODS else kind.fixed
     names = [name for name in inspect.signature(kind.search).parameters if name not in fixed]
     options = {name: getattr(config, name) for name in names if name in SearchConfig.model_fields}
