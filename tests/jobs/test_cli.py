@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,55 +13,70 @@ from jobs import cli, world
 from tests.support.paths import ROOT
 
 HEAVY = {"torch", "ray", "transformers", "open_clip", "pyarrow", "aiohttp", "boto3"}
+# Runs each command in one process; prints what each printed, its status, and heavy packages it imported.
 PROBE = """
-import sys
+import contextlib, io, json, sys
 from jobs.cli import main
-try:
-    main(sys.argv[1:])
-except SystemExit as stop:
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    print("\\nSTATUS", stop.code, *sorted(loaded & set(%r)))
+ran, seen = [], set()
+for words in json.load(sys.stdin):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            status = main(words)
+        except SystemExit as stop:
+            status = stop.code
+    loaded = {name.partition(".")[0] for name in sys.modules} & set(%r) - seen
+    seen |= loaded
+    ran.append((out.getvalue(), status, sorted(loaded)))
+print(json.dumps(ran))
 """
-
-
 PARTS = ("world make", "world train", "data nltk", "data amber-similarity", "pope make", "pope score")
+HELP = {verb: [*verb.split(), "--help"] for verb in (*cli.VERBS, *PARTS)}
+MISTYPED = {verb: [verb, "--hepl"] for verb in cli.VERBS if verb not in ("world", "data", "pope")}
+MISSING = ["train-value", "--policy", "world"]
+Ran = tuple[str, int, list[str]]
 
 
-def probe(*words: str) -> tuple[str, list[str]]:
-    """What a command prints, and its exit status followed by the heavy packages it imported."""
-    code = PROBE % (sorted(HEAVY),)
+@pytest.fixture(scope="module")
+def ran() -> dict[tuple[str, ...], Ran]:
+    """What each command printed, its exit status, and the heavy packages that it imported."""
+    commands = [*HELP.values(), *MISTYPED.values(), MISSING]
+    code = [sys.executable, "-c", PROBE % (sorted(HEAVY),)]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
+        code, cwd=ROOT, input=json.dumps(commands), capture_output=True, text=True, check=True
     )
-    out, _, status = done.stdout.rpartition("STATUS")
-    return out + done.stderr, status.split()
+    results = json.loads(done.stdout)
+    return {tuple(words): tuple(one) for words, one in zip(commands, results, strict=True)}
 
 
-@pytest.mark.parametrize("verb", [*cli.VERBS, *PARTS])
-def test_help_imports_nothing_heavy(verb: str) -> None:
-    out, status = probe(*verb.split(), "--help")
-    assert out.startswith(f"usage: visvm {verb} ")
-    assert status == ["0"]
+@pytest.mark.parametrize("verb", HELP)
+def test_help_imports_nothing_heavy(verb: str, ran: dict[tuple[str, ...], Ran]) -> None:
+    out, status, loaded = ran[tuple(HELP[verb])]
+    assert out.startswith(f"usage: visvm {verb} ") and (status, loaded) == (0, [])
 
 
-@pytest.mark.parametrize("verb", [verb for verb in cli.VERBS if verb not in ("world", "data", "pope")])
-def test_a_mistyped_flag_is_one_line_and_imports_nothing_heavy(verb: str) -> None:
-    out, status = probe(verb, "--hepl")
+@pytest.mark.parametrize("verb", MISTYPED)
+def test_a_mistyped_flag_is_one_line_and_imports_nothing_heavy(
+    verb: str, ran: dict[tuple[str, ...], Ran]
+) -> None:
+    out, status, loaded = ran[tuple(MISTYPED[verb])]
     assert out.strip() == f"error: unknown flag --hepl; did you mean --help? (see visvm {verb} --help)"
-    assert status == ["2"]
+    assert (status, loaded) == (2, [])
 
 
-def test_a_missing_flag_is_named_before_anything_heavy_is_imported() -> None:
-    out, status = probe("train-value", "--policy", "world")
+def test_a_missing_flag_is_named_before_anything_heavy_is_imported(ran: dict[tuple[str, ...], Ran]) -> None:
+    out, status, loaded = ran[tuple(MISSING)]
     assert out.strip() == (
         "error: missing --out (run folder: model/, checkpoints/, tensorboard/, curve.jsonl)"
         " and --rollouts (run folders of generate-triples)"
     )
-    assert status == ["2"]
+    assert (status, loaded) == (2, [])
 
 
-def test_required_flags_come_first_then_a_group_for_each_config_class() -> None:
-    out, _ = probe("caption", "--help")
+def test_required_flags_come_first_then_a_group_for_each_config_class(
+    ran: dict[tuple[str, ...], Ran],
+) -> None:
+    out, *_ = ran[tuple(HELP["caption"])]
     usage, *lines = out.splitlines()
     assert usage == "usage: visvm caption --images ... --out ... [flags]"
     groups = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
