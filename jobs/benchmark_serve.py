@@ -1,4 +1,4 @@
-"""Put the endpoint under load: more clients, replicas that come and go, replicas that are killed.
+"""Put the endpoint under load: more clients, its price over the engine, replicas that come, go or are killed.
 
     visvm benchmark-serve --json serve.json            (the embedded world, loopback only)
     visvm benchmark-serve --parts clients --num-requests 32
@@ -23,8 +23,8 @@ from visvm.config import Config
 class BenchmarkServeConfig(Config):
     """What is measured, with how many clients and requests."""
 
-    parts: tuple[Literal["clients", "scaling", "kills"], ...] = Field(
-        ("clients", "scaling", "kills"), min_length=1, description="clients, scaling, kills"
+    parts: tuple[Literal["clients", "engine", "scaling", "kills"], ...] = Field(
+        ("clients", "engine", "scaling", "kills"), min_length=1, description="clients, engine, scaling, kills"
     )
     clients: tuple[int, ...] = Field((1, 4, 16), min_length=1, description="clients at a time")
     num_requests: int = Field(32, ge=1, description="requests of one round")

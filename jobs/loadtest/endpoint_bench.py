@@ -20,6 +20,7 @@ import ray
 from ray import serve
 from ray.serve.schema import ReplicaState
 
+import visvm
 from jobs.benchmark_serve import BenchmarkServeConfig
 from jobs.loadtest.load_generator import ChatCall, Outcome, closed_loop, summary, when
 from jobs.runtime import ray_setup
@@ -98,6 +99,43 @@ async def measure_clients(bench: Bench) -> dict[str, Any]:
     return result
 
 
+async def measure_engine(bench: Bench) -> dict[str, Any]:
+    """Measure one client's latency against the engine's own time in this process, in alternating rounds.
+
+    With the value model in the policy's replica, and in one of its own.
+    """
+    captioner = visvm.load(policy="world", value=bench.config.value or "world")
+    result = {}
+    for name, together in (("together", True), ("apart", False)):
+        bench.deploy(colocate_value=together)
+        await bench.alone()
+        engine, endpoint, wrong = [], [], 0
+        for _ in range(bench.config.repeats):
+            engine.append(await asyncio.to_thread(median_seconds, captioner, bench.images))
+            outcomes, _ = await bench.round(bench.calls(bench.config.num_requests), 1)
+            wrong += sum(one.kind != "ok" for one in outcomes)
+            endpoint.append(median(one.seconds for one in outcomes))
+        ratios = [ours / alone for ours, alone in zip(endpoint, engine, strict=True)]
+        result[name] = {
+            "engine_p50_seconds": [round(one, 4) for one in engine],
+            "endpoint_p50_seconds": [round(one, 4) for one in endpoint],
+            "ratios": [round(one, 2) for one in ratios],
+            "median_ratio": round(median(ratios), 2),
+            "not_ok": wrong,
+        }
+    return result
+
+
+def median_seconds(captioner: visvm.Captioner, files: Iterable[bytes]) -> float:
+    """Return the median seconds of a guided caption in this process."""
+    seconds = []
+    for data in files:
+        started = time.perf_counter()
+        captioner.caption(data, method="visvm")
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
+
+
 async def measure_scaling(bench: Bench) -> dict[str, Any]:
     """Measure how a second policy replica comes with load and goes without it, and the throughput of both."""
     scale = {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 4, "num_cpus": 1}
@@ -147,7 +185,12 @@ async def measure_kills(bench: Bench) -> dict[str, Any]:
     return result
 
 
-PARTS = {"clients": measure_clients, "scaling": measure_scaling, "kills": measure_kills}
+PARTS = {
+    "clients": measure_clients,
+    "engine": measure_engine,
+    "scaling": measure_scaling,
+    "kills": measure_kills,
+}
 
 
 def num_running(deployment: str) -> int:
