@@ -1,4 +1,4 @@
-"""The stages of demo and self-train, each of them another job's work in a run folder of its own."""
+"""The stages of demo, reproduce and self-train: each is another job's work in its own run folder."""
 
 from __future__ import annotations
 
@@ -33,40 +33,40 @@ class Stages:
 
     def images(self, name: str, **options: Any) -> str:
         """Make images of the embedded world; return their folder."""
-        self._run(name, world.make, world.MakeConfig, options)
+        self.run(name, world.make, world.MakeConfig, options)
         return self.path(name)
 
     def rollouts(self, name: str, images: str, **options: Any) -> Metrics:
         """Generate a policy's responses to images, with rewards; return the metrics."""
         given = {"images": images, "seed": self.seed, **self.common, **options}
-        return self._run(name, generate_triples.work, generate_triples.GenerateConfig, given)
+        return self.run(name, generate_triples.work, generate_triples.GenerateConfig, given)
 
     def value(self, name: str, rollouts: str, **options: Any) -> Metrics:
         """Train a value model on the rollouts of the stage ``rollouts``; return the metrics."""
         given = {"rollouts": (f"{self.path(rollouts)}/rollouts",), "seed": self.seed, **options}
-        return self._run(name, train_value.work, train_value.TrainValueConfig, given)
+        return self.run(name, train_value.work, train_value.TrainValueConfig, given)
 
     def captions(self, name: str, images: str, **options: Any) -> str:
         """Write captions of images by a method; return their folder."""
         given = {"images": images, "seed": self.seed, **self.common, **options}
-        self._run(name, caption.work, caption.CaptionConfig, given)
+        self.run(name, caption.work, caption.CaptionConfig, given)
         return self.path(name)
 
     def export(self, name: str, captions: str, **options: Any) -> str:
         """Choose what is learned of a run of captions, as ``visvm export`` does; return its folder."""
-        self._run(name, export.work, export.ExportConfig, {"captions": (captions,), **options})
+        self.run(name, export.work, export.ExportConfig, {"captions": (captions,), **options})
         return self.path(name)
 
     def finetune(self, name: str, captions: str, **options: Any) -> str:
         """Fine-tune the policy on a run of captions or pairs; return the new policy's directory."""
         given = {"captions": (captions,), "seed": self.seed, **options}
-        self._run(name, finetune.work, finetune.FinetuneConfig, given)
+        self.run(name, finetune.work, finetune.FinetuneConfig, given)
         return f"{self.path(name)}/model"
 
     def evaluation(self, name: str, coco: str, captions: Mapping[str, str]) -> Metrics:
         """Evaluate the captions of folders, each under the name of its row; return the metrics."""
         given = {"captions": [f"{row}={path}" for row, path in captions.items()], "coco": coco}
-        return self._run(name, evaluate.judge, evaluate.EvaluateConfig, given)
+        return self.run(name, evaluate.judge, evaluate.EvaluateConfig, given)
 
     def metrics(self, name: str) -> Metrics:
         """Return the metrics of a finished stage."""
@@ -76,9 +76,15 @@ class Stages:
         """Return the folder of a stage."""
         return storage.join(self.out, name)
 
-    def _run(
+    @property
+    def is_planned(self) -> bool:
+        """Return whether the stages are only listed, so that nothing they would read is there."""
+        return False
+
+    def run(
         self, name: str, work: Callable[[Any], Metrics], config_class: type[Config], options: Options
     ) -> Metrics:
+        """Run a stage that has not finished yet; return its metrics."""
         if issubclass(config_class, SharedPaths):
             options = {**options, "shared_paths": self.shared_paths}
         with RunFolder.of(load(config_class, out=self.path(name), **options)) as folder:

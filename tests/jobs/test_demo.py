@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs import world
-from jobs.demo import DemoConfig, match
+from jobs.demo import DemoConfig
+from jobs.workflow.loop import match
 from jobs.workflow.stages import Stages
 from visvm.config import load
 from visvm.models import WORLD
@@ -29,6 +30,7 @@ def test_the_size_sets_what_is_not_given() -> None:
         ({"sft": ["reward_plus_future"]}, "among the methods"),
         ({"methods": ["greedy", "beam"]}, "'beam' is no row"),
         ({"methods": ["greedy", "prm"]}, "'visvm' is missing"),
+        ({"methods": ["greedy", "prm", "visvm", "visvm_second_reward"]}, "one reward"),
         ({"centres": [0.9, 1.0]}, "validation"),
         ({"num_test": 5, "num_oracle": 6}, "some of the 5"),
         ({"value": {"epoch": 3}}, "epoch"),
