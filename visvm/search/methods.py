@@ -49,6 +49,11 @@ class SearchConfig(Config):
         ge=0,
         description="prm, visvm: propose three candidates first, all only if their scores differ by so much",
     )
+    choose_at: int | None = Field(
+        None,
+        ge=1,
+        description="prm, visvm: choose only this sentence of a caption (from 1) by score; others are greedy",
+    )
     drop_below: float | None = Field(
         None, description="drop sentences whose reward is below this from the finished caption"
     )

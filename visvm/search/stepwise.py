@@ -38,6 +38,9 @@ class Stepwise(SentenceSearch):
     none, more are asked for; where there still is none the caption ends, or, if it is empty, begins with the
     candidate of the highest reward. ``min_spread`` spends candidates where they matter: the greedy one and
     two more come first, and the others only where the values of these differ by at least that.
+
+    ``choose_at`` is the paper's look-ahead probe: only that sentence (from 1) is chosen by score, and the
+    others are the greedy candidates, so two scorers choose once, from the same candidates.
     """
 
     name: str = "prm"
@@ -45,6 +48,7 @@ class Stepwise(SentenceSearch):
     step_size: int = 1
     min_reward: float | None = None
     min_spread: float | None = None
+    choose_at: int | None = None
     max_sentences: int | None = None
 
     @property
@@ -77,6 +81,8 @@ class Stepwise(SentenceSearch):
         commit(context, draft, candidates, values, among=allowed)
 
     async def _propose(self, context: SearchContext, draft: Draft) -> tuple[list[Candidate], list[float]]:
+        if self.choose_at not in (None, len(draft.sentences) + 1):
+            return await propose(context, draft, (0.0,)), [0.0]
         schedule = (0.0, *self.temperatures * self.step_size)
         first = schedule if self.min_spread is None else schedule[: 1 + FIRST]
         candidates = await propose(context, draft, first)

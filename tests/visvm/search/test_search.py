@@ -212,3 +212,13 @@ def test_an_unknown_method_is_named() -> None:
 def test_impossible_options_are_refused(options: dict) -> None:
     with pytest.raises(ValueError):
         SearchConfig(**options)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_probe_chooses_one_sentence_and_leaves_the_others_greedy(number: int) -> None:
+    greedy = run("greedy")
+    for probe, plain in zip(run("prm", choose_at=number), greedy, strict=True):
+        assert [len(step.candidates) > 1 for step in probe.trace] == [
+            place == number for place in range(1, len(probe.trace) + 1)
+        ]
+        assert probe.sentences[: number - 1] == plain.sentences[: number - 1]
