@@ -3,6 +3,7 @@
 visvm world make --split validation --count 100 --out runs/images
 visvm world train --out runs/world          (about an hour on two cores)
 visvm world train --short --out runs/short  (the same recipe in seconds; weak models)
+visvm world reward --out runs/siglip        (a second reward: SigLIP's loss, another seed)
 visvm world train --second --seed 1 --out runs/world2  (another world by the same recipe: docs/world.md)
 """
 
@@ -39,6 +40,22 @@ class TrainConfig(Config):
     judge: bool = Field(True, description="teach the policy the place of names and the truth of claims too")
 
 
+class RewardConfig(Config):
+    """A SigLIP-type reward on the vision encoder of the shipped policy."""
+
+    out: str = Field(description="folder of the reward model: OUT/model")
+    seed: int = Field(1, ge=0, description="seed of weights, images and sentences")
+    num_images: int = Field(6000, ge=96, description="training images")
+    steps: int = Field(600, ge=1, description="training steps of 96 images")
+
+
+def reward(config: RewardConfig) -> dict[str, Any]:
+    """Train a reward whose objective and seed differ from those of the shipped CLIP."""
+    from visvm.world import recipe
+
+    return recipe.train_reward(config.out, config.num_images, config.steps, config.seed)
+
+
 def make(config: MakeConfig) -> dict[str, Any]:
     """Write the images and their annotations; return how many."""
     from visvm.world import coco_export
@@ -61,18 +78,23 @@ def _next(config: MakeConfig) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``make ...`` or ``train ...``; return the exit status."""
+    """Run ``make ...``, ``train ...`` or ``reward ...``; return the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     verb = given[0] if given else ""
     if verb == "make":
         return run(MakeConfig, make, given[1:], doc=__doc__ or "", next_command=_next)
     if verb == "train":
         return run(TrainConfig, train, given[1:], doc=__doc__ or "")
+    if verb == "reward":
+        return run(RewardConfig, reward, given[1:], doc=__doc__ or "")
     if verb in ("-h", "--help"):
-        print(f"usage: visvm world make|train [flags]\n\n{__doc__}")
+        print(f"usage: visvm world make|train|reward [flags]\n\n{__doc__}")
         return 0
-    near = did_you_mean(verb, ("make", "train"))
-    print(f"error: world takes make or train, got {verb!r}{near} (see visvm world --help)", file=sys.stderr)
+    near = did_you_mean(verb, ("make", "train", "reward"))
+    print(
+        f"error: world takes make, train or reward, got {verb!r}{near} (see visvm world --help)",
+        file=sys.stderr,
+    )
     return 2
 
 

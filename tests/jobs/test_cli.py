@@ -30,7 +30,10 @@ for words in json.load(sys.stdin):
     ran.append((out.getvalue(), status, sorted(loaded)))
 print(json.dumps(ran))
 """
-PARTS = ("world make", "world train", "data nltk", "data amber-similarity", "pope make", "pope score")
+PARTS = (
+    *("world make", "world train", "world reward"),
+    *("data nltk", "data amber-similarity", "pope make", "pope score"),
+)
 HELP = {verb: [*verb.split(), "--help"] for verb in (*cli.VERBS, *PARTS)}
 MISTYPED = {verb: [verb, "--hepl"] for verb in cli.VERBS if verb not in ("world", "data", "pope")}
 MISSING = ["train-value", "--policy", "world"]

@@ -62,27 +62,37 @@ class ClipExample:
     foil: str
 
 
+@dataclass(frozen=True)
+class ClipLesson:
+    """The split that is learned from, the seed, and the objective: ``contrast``, or one of its arguments."""
+
+    split: str
+    seed: int = 0
+    objective: nn.Module | None = None
+
+
 def train(
     encoder: CLIPVisionModel,
     tokenizer: PreTrainedTokenizerFast,
     images: np.ndarray,
     budget: Budget,
-    *,
-    split: str,
+    lesson: ClipLesson,
 ) -> open_clip.CLIP:
-    """Train CLIP on ``images``, the first of ``split``; after a third of the steps mostly by scene."""
-    torch.manual_seed(0)
+    """Train CLIP on ``images``, the first of a split; after a third of the steps mostly by scene."""
+    torch.manual_seed(lesson.seed)
+    split, seed, objective = lesson.split, lesson.seed, lesson.objective
     model = untrained(encoder, tokenizer)
     patches, by_scene = encode(encoder, images), _by_scene(split, len(images))
-    rng = random.Random(0)
-    optimizer, progress = Optimizer([model], budget), LoopProgress("clip", budget.steps)
-    for step, chosen in enumerate(batches(len(images), budget, seed=1)):
+    rng = random.Random(seed)
+    learned = [model] if objective is None else [model, objective]
+    optimizer, progress = Optimizer(learned, budget), LoopProgress("clip", budget.steps)
+    for step, chosen in enumerate(batches(len(images), budget, seed=seed + 1)):
         if step > budget.steps // 3 and rng.random() < _SHARE_OF_HARD_BATCHES:
             chosen = np.array(rng.choices(by_scene[rng.choice(sorted(SCENES))], k=budget.batch))
         examples = [example(layout(split, int(index)), rng) for index in chosen]
         image_embeds = _images(model, patches[chosen].float())
         texts = _texts(model, tokenizer, [e.sentence.text for e in examples] + [e.foil for e in examples])
-        loss, accuracy = contrast(image_embeds, texts, scale=model.logit_scale.exp())
+        loss, accuracy = (objective or contrast)(image_embeds, texts, scale=model.logit_scale.exp())
         optimizer.advance(loss)
         model.logit_scale.data.clamp_(max=np.log(_LARGEST_SCALE))
         progress(step, loss=loss, foil_accuracy=accuracy)
@@ -101,6 +111,24 @@ def contrast(images: Tensor, texts: Tensor, *, scale: Tensor) -> tuple[Tensor, T
     entropy = nn.functional.cross_entropy
     loss = (entropy(torch.cat([logits, foil], 1), own) + entropy(logits.T, own)) / 2
     return loss, (logits.diagonal() > foil[:, 0]).float().mean()
+
+
+class SigmoidLoss(nn.Module):
+    """SigLIP's loss: each pair of image and text is a decision (Zhai et al. 2023, arXiv 2303.15343)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(-10.0))
+
+    def forward(self, images: Tensor, texts: Tensor, *, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss over images [n, d] and texts [2n, d], the foils last, and the foil accuracy."""
+        count = len(images)
+        pairs = scale * images @ texts[:count].T + self.bias
+        foils = scale * (images * texts[count:]).sum(-1) + self.bias
+        signs = 2 * torch.eye(count) - 1
+        log = nn.functional.logsigmoid
+        loss = -(log(signs * pairs).sum() + log(-foils).sum()) / count
+        return loss, (pairs.diagonal() > foils).float().mean()
 
 
 def example(one: Layout, rng: random.Random) -> ClipExample:

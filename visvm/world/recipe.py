@@ -16,8 +16,10 @@ import torch
 from tokenizers import Tokenizer
 from transformers import CLIPVisionModel
 
+from visvm.models import WORLD
 from visvm.prompts import DETAIL_PROMPTS
 from visvm.world import checks, clip_training, policy_training, tokens, vision_training, writer
+from visvm.world.clip_training import ClipLesson
 from visvm.world.loop import Budget
 from visvm.world.scenes import layout
 
@@ -88,6 +90,21 @@ def train(out: str | Path, options: Options) -> dict[str, Any]:
     return metrics if options.short else metrics | {"checks": checks.run(folder, options.split("validation"))}
 
 
+def train_reward(out: str | Path, num_images: int, steps: int, seed: int) -> dict[str, Any]:
+    """Train a SigLIP-type reward, OUT/model, on the vision encoder of the shipped policy."""
+    from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+    torch.manual_seed(seed)
+    policy = LlavaForConditionalGeneration.from_pretrained(WORLD / "policy", dtype=torch.float32)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(WORLD / "clip")
+    images = vision_training.draw_images("train", num_images)
+    budget = Budget(steps, FULL.clip.batch, FULL.clip.rate)
+    lesson = ClipLesson("train", seed, clip_training.SigmoidLoss())
+    model = clip_training.train(policy.model.vision_tower, tokenizer, images, budget, lesson)
+    clip_training.save(model, tokenizer, Path(out) / "model")
+    return {"num_images": num_images, "steps": steps, "seed": seed}
+
+
 def _encoder(images: np.ndarray, budget: Budget, options: Options) -> CLIPVisionModel:
     return vision_training.train(images, budget, split=options.split("train"), seed=options.seed)
 
@@ -121,7 +138,7 @@ def _clip(
     encoder: CLIPVisionModel, tokenizer: Tokenizer, images: np.ndarray, options: Options, folder: Path
 ) -> None:
     wrapped, budget = tokens.for_clip(tokenizer), options.budgets.clip
-    model = clip_training.train(encoder, wrapped, images, budget, split=options.split("train"))
+    model = clip_training.train(encoder, wrapped, images, budget, ClipLesson(options.split("train")))
     clip_training.save(model, wrapped, folder)
 
 

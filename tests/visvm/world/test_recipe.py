@@ -158,3 +158,20 @@ def test_the_shipped_weights_are_small_and_accurate() -> None:
     greedy = checks.figures({"greedy": checks.search(Decode(), policy, None, shown[:16])})["rows"][0]
     assert greedy["recall"] > 0.8
     assert greedy["chair_i"] < 0.25
+
+
+def test_the_second_reward_learns_and_loads(tmp_path: Path) -> None:
+    assert main(["reward", "--num-images", "96", "--steps", "2", "--out", str(tmp_path)]) == 0
+    scorer = ClipScorer.from_pretrained(str(tmp_path / "model"))
+    shown = checks.render_image(layout("test", 0))
+    [[cup, dog]] = scorer.similarities([shown], [["A cup is on the left.", "A dog is on the left."]])
+    assert -1 <= cup <= 1 and cup != dog
+
+
+def test_the_sigmoid_loss_is_least_where_pairs_match_and_foils_do_not() -> None:
+    images, objective = torch.eye(4), clip_training.SigmoidLoss()
+    scale, right, wrong = torch.tensor(20.0), torch.cat([images, -images]), torch.cat([images, images])
+    matched, accuracy = objective(images, right, scale=scale)
+    swapped, _ = objective(images, torch.cat([images.flip(0), -images]), scale=scale)
+    assert matched < swapped and matched < objective(images, wrong, scale=scale)[0]
+    assert accuracy == 1
