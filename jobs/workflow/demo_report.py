@@ -11,6 +11,7 @@ from visvm import storage
 from visvm.metrics import read_truth
 from visvm.metrics.coco import image_key
 from visvm.report import Plot, Report, ReportExample, curves, render
+from visvm.report.leaderboard import leaderboard
 
 SHOWN = ("greedy", "prm", "visvm", "reward_plus_future", "sft_visvm")
 
@@ -22,8 +23,9 @@ def write(stages: Stages, runs: Mapping[str, str], metrics: Metrics) -> str:
         facts=_facts(stages, metrics),
         rows=metrics["rows"],
         paired=main_differences(metrics["paired"]),
+        tables=[leaderboard(metrics["rows"], metrics["paired"])],
         plots=_plots(stages, metrics),
-        examples=_examples(stages, runs, metrics["config"]["num_examples"]),
+        examples=examples(stages.path("images/test"), _shown(runs), metrics["config"]["num_examples"]),
     )
     page = stages.path("report.html")
     storage.write(page, render(report))
@@ -74,12 +76,15 @@ def _below(folder: str) -> list[str]:
     return sorted({file.name.partition("/")[0] for file in storage.walk(folder)})
 
 
-def _examples(stages: Stages, runs: Mapping[str, str], count: int) -> list[ReportExample]:
-    """Return the first ``count`` test images with their captions by the methods of SHOWN."""
-    shown = [method for method in SHOWN if method in runs]
-    captions = {method: _captions(runs[method]) for method in shown}
+def _shown(runs: Mapping[str, str]) -> dict[str, str]:
+    return {method: runs[method] for method in SHOWN if method in runs}
+
+
+def examples(coco: str, runs: Mapping[str, str], count: int) -> list[ReportExample]:
+    """Return the first ``count`` images of a COCO folder with their captions by each run."""
+    captions = {method: _captions(folder) for method, folder in runs.items()}
     ids = sorted(captions["greedy"])[:count]
-    truth = read_truth(stages.path("images/test"), ids)
+    truth = read_truth(coco, ids)
     return [
         ReportExample(
             captions["greedy"][image_id]["uri"],

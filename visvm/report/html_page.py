@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from visvm import images
 from visvm.metrics.chair import chair
+from visvm.report.leaderboard import PageTable
 from visvm.report.plots import Plot, to_svg
 from visvm.report.table import COLUMNS, DIFFERENCES, Row, at_equal_length, cells, name_of, paired_cells
 
@@ -27,7 +28,10 @@ class ReportExample:
 
 @dataclass(frozen=True)
 class Report:
-    """The contents of the page; ``rows`` and ``paired`` are those of ``metrics.evaluate``."""
+    """The contents of the page; ``rows`` and ``paired`` are those of ``metrics.evaluate``.
+
+    ``tables`` come first; the leaderboard is one of them.
+    """
 
     title: str
     facts: Mapping[str, str]
@@ -35,6 +39,7 @@ class Report:
     paired: Sequence[Row]
     plots: Sequence[Plot]
     examples: Sequence[ReportExample]
+    tables: Sequence[PageTable] = ()
 
 
 def render(report: Report) -> str:

@@ -20,6 +20,9 @@ NAMES = {
     "sft_greedy": "SFT on greedy, then greedy",
     "sft_prm": "SFT on PRM, then greedy",
     "sft_visvm": "SFT on VisVM, then greedy",
+    "best_of_30": "best of 30",
+    "sft_best_of_30": "SFT on best of 30, then greedy",
+    "visvm_second_reward": "VisVM, second reward",
 }
 
 
@@ -35,7 +38,9 @@ def name_of(method: str) -> str:
     return NAMES.get(method, method)
 
 
-def _percent(key: str) -> Callable[[Row], str]:
+def percent(key: str) -> Callable[[Row], str]:
+    """Return the function that formats a fraction of a row in percent, with its interval."""
+
     def text(row: Row) -> str:
         if row.get(key) is None:  # a results file of an earlier version
             return "-"
@@ -53,12 +58,12 @@ def _number(key: str, digits: int) -> Callable[[Row], str]:
 COLUMNS = (
     Column("method", lambda row: name_of(row["method"])),
     Column("n", lambda row: str(row.get("num_images", "-"))),
-    Column("CHAIRs", _percent("chair_s")),
-    Column("CHAIRi", _percent("chair_i")),
-    Column("distinct CHAIRi", _percent("chair_i_distinct")),
-    Column("recall", _percent("recall")),
-    Column("F1", _percent("f1")),
-    Column("repetition", _percent("repetition")),
+    Column("CHAIRs", percent("chair_s")),
+    Column("CHAIRi", percent("chair_i")),
+    Column("distinct CHAIRi", percent("chair_i_distinct")),
+    Column("recall", percent("recall")),
+    Column("F1", percent("f1")),
+    Column("repetition", percent("repetition")),
     Column("sentences", _number("num_sentences", 1)),
     Column("words", _number("num_words", 1)),
     Column("tokens", _number("num_generated_tokens", 0)),
