@@ -15,7 +15,7 @@ import itertools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -38,6 +38,9 @@ class AmberConfig(Config):
     answers: list[str] = Field(min_length=1, description="[NAME=]PATH of a JSON file or answer run, each")
     amber: str = Field(description="folder of AMBER's authors")
     out: str = Field(description="run folder: metrics.json")
+    tagger: Literal["nltk", "none"] = Field(
+        "nltk", description="none: every word counts as a noun; its figures are not as published"
+    )
     similar: str | None = Field(None, description="table of similar words (default: exact words only)")
     num_resamples: int = Field(2000, ge=100, description="bootstrap resamples of the images")
     seed: int = Field(0, ge=0, description="seed of the bootstrap")
@@ -53,15 +56,16 @@ def work(config: AmberConfig) -> dict[str, Any]:
     from visvm.metrics.amber_folder import Amber
     from visvm.metrics.bootstrap import Resampling
 
-    amber = Amber.read(config.amber, config.similar)
-    if config.similar is None:
+    amber = Amber.read(config.amber, config.similar, tagger=config.tagger)
+    if config.similar is None and config.tagger == "nltk":
         logger.warning("no --similar: only exact words count, so CHAIR, Cover and Cog are not as published")
     judged = {name: amber.judge(path) for name, path in named_paths(config.answers).items()}
     resampling = Resampling(num_resamples=config.num_resamples, seed=config.seed)
     rows = {name: amber.summary(one, resampling) for name, one in judged.items()}
     paired = [_difference(a, b, judged, resampling) for b, a in itertools.combinations(judged, 2)]
     _show(rows, paired)
-    return {"rows": rows, "paired": paired, "num_resamples": config.num_resamples}
+    conditions = {"tagger": config.tagger, "num_resamples": config.num_resamples}
+    return {"rows": rows, "paired": paired, **conditions}
 
 
 def _difference(a: str, b: str, judged: Mapping[str, Judged], resampling: Resampling) -> dict[str, Any]:

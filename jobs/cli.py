@@ -11,6 +11,7 @@ from visvm.config import did_you_mean
 
 VERBS = {
     "demo": "run the whole loop on the embedded world: table and report",
+    "reproduce": "the paper's tables and figures, with its figures beside ours",
     "describe": "one or a few images, in this process: each sentence as it is chosen",
     "caption": "images -> captions, by greedy, best_of_n, prm, visvm, mcts, ...",
     "generate-triples": "images -> rollouts with rewards -> (sentence, next sentence, reward) triples",

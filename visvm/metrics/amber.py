@@ -8,6 +8,7 @@ Words whose spaCy vectors are similar count as the same; this table of pairs is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,6 +72,11 @@ def nouns(response: str) -> list[str]:
         ValueError: NLTK's data is not installed.
     """
     return [nltk_data.lemmatize(word) for word, tag in nltk_data.tag(response) if tag.startswith("NN")]
+
+
+def all_words(response: str) -> list[str]:
+    """Return every word of a response, which needs no data: for closed vocabularies such as the world's."""
+    return re.findall(r"[^\W\d_]+", response)
 
 
 def judge(named: Iterable[str], annotation: Mapping[str, Any], words: AmberWords) -> dict[str, float]:

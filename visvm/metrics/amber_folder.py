@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from visvm import storage
 from visvm.metrics import amber, amber_questions
@@ -13,6 +13,8 @@ from visvm.metrics.amber import AmberWords
 from visvm.metrics.bootstrap import DEFAULT, Resampling
 from visvm.metrics.qa_files import read_answers, read_records
 from visvm.metrics.ratio_metrics import ImageCounts
+
+Tagger = Literal["nltk", "none"]
 
 
 class Judged(NamedTuple):
@@ -26,15 +28,17 @@ class Judged(NamedTuple):
 class Amber:
     """AMBER's annotations by id, its words, and the image of each question.
 
-    Images are the unit of the intervals; without the queries each question stands for its own.
+    Images are the unit of the intervals; without the queries each question stands for its own. ``nouns``
+    returns the nouns of a response.
     """
 
     annotations: Mapping[str, Mapping[str, Any]]
     words: AmberWords
     images: Mapping[str, str]
+    nouns: Callable[[str], list[str]] = amber.nouns
 
     @classmethod
-    def read(cls, folder: str, similar: str | None = None) -> Amber:
+    def read(cls, folder: str, similar: str | None = None, *, tagger: Tagger = "nltk") -> Amber:
         """Read the authors' repository or its data folder, and a table of similar pairs.
 
         Raises:
@@ -46,7 +50,8 @@ class Amber:
         images = (
             {str(one["id"]): one["image"] for one in read_records(queries)} if storage.exists(queries) else {}
         )
-        return cls(annotations, read_words(folder, similar), images)
+        nouns = amber.nouns if tagger == "nltk" else amber.all_words
+        return cls(annotations, read_words(folder, similar), images, nouns)
 
     def judge(self, path: str) -> Judged:
         """Judge the answers in a file, a list of {"id", "response"}.
@@ -61,7 +66,7 @@ class Amber:
         for key, text in answers:
             one, image = self.annotations[key], self.images.get(key, key)
             if one["type"] == "generative":
-                captions.append((image, amber.judge(amber.nouns(text), one, self.words)))
+                captions.append((image, amber.judge(self.nouns(text), one, self.words)))
             else:
                 counts = amber_questions.judge(text, one["truth"])
                 questions.append((amber_questions.type_of(one), image, counts))
