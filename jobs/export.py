@@ -67,6 +67,11 @@ class ExportConfig(HubOptions):
     max_length_ratio: float | None = Field(
         None, ge=1, description="most words of the longer side for each of the shorter one"
     )
+    same_end: bool = Field(
+        True,
+        description="pairs of sentences: only where both sides end the caption or neither does; other pairs"
+        " teach how long captions are",
+    )
     max_pairs: int | None = Field(None, ge=1, description="pairs of a caption, those of the largest margin")
     drop_repeated: bool = Field(True, description="sft: drop sentences that repeat an earlier one")
     min_coverage: float = Field(
@@ -177,7 +182,11 @@ def _with_pairs(config: ExportConfig, captions: Sequence[Row]) -> Iterator[tuple
     from visvm.training.preferences import PairOptions, caption_pairs, step_pairs
 
     options = PairOptions(
-        config.margin, config.distinct, config.max_length_ratio or float("inf"), config.max_pairs
+        config.margin,
+        config.distinct,
+        config.max_length_ratio or float("inf"),
+        config.same_end and config.to != "dpo",
+        config.max_pairs,
     )
     others: dict[str, list[Row]] = {}
     for other in read_traced(config.rejected):

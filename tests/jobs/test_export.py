@@ -91,7 +91,7 @@ def test_captions_to_learn_do_not_repeat_themselves(traced: Path) -> None:
 
 
 def test_step_pairs_have_one_prefix_and_the_end_of_each_side(traced: Path) -> None:
-    first, second = rows_of(exported(traced, "step-dpo"))[:2]
+    first, second = rows_of(exported(traced, "step-dpo", "--no-same-end"))[:2]
     assert first["chosen"][0]["content"] == "A dog sits on a bench."
     assert first["rejected"][0]["content"] == "A cat sits on a bench."
     assert second["prefix"] == "A dog sits on a bench."
@@ -104,11 +104,12 @@ def test_step_pairs_have_one_prefix_and_the_end_of_each_side(traced: Path) -> No
 @pytest.mark.parametrize(
     ("flags", "num_rows"),
     [
-        ([], 4),
-        (["--margin", "0.6"], 2),
-        (["--distinct", "0.5"], 2),
-        (["--max-length-ratio", "1.4"], 2),
-        (["--max-pairs", "1"], 2),
+        ([], 2),
+        (["--no-same-end"], 4),
+        (["--no-same-end", "--margin", "0.6"], 2),
+        (["--no-same-end", "--distinct", "0.5"], 2),
+        (["--no-same-end", "--max-length-ratio", "1.4"], 2),
+        (["--no-same-end", "--max-pairs", "1"], 2),
     ],
 )
 def test_pairs_are_chosen_by_margin_difference_and_length(
@@ -119,9 +120,9 @@ def test_pairs_are_chosen_by_margin_difference_and_length(
 
 
 def test_labels_of_kto_and_of_steps(traced: Path) -> None:
-    kto = rows_of(exported(traced, "kto"))
+    kto = rows_of(exported(traced, "kto", "--no-same-end"))
     assert [row["label"] for row in kto[:4]] == [True, False, True, False]
-    prm = rows_of(exported(traced, "trl-prm"))
+    prm = rows_of(exported(traced, "trl-prm", "--no-same-end"))
     assert [row["labels"] for row in prm[:3]] == [[True, True], [False], [True, False]]
     assert prm[2]["completions"] == ["A dog sits on a bench.", " There is a cup."]
 
@@ -151,7 +152,7 @@ def test_base_captions_are_mixed_in_and_poor_coverage_left_out(
 
 @pytest.mark.parametrize("kind", ["sft", "step-dpo", "kto"])
 def test_sharegpt_and_llava_have_images_beside_their_json(traced: Path, kind: str) -> None:
-    out = exported(traced, kind, "--format", "sharegpt")
+    out = exported(traced, kind, "--format", "sharegpt", "--no-same-end")
     rows = json.loads((out / "data.json").read_text())
     assert len(rows) == {"sft": 2, "step-dpo": 4, "kto": 8}[kind]
     assert all((out / image).is_file() for row in rows for image in row["images"])
@@ -187,7 +188,7 @@ def test_plain_trl_trains_on_pairs(traced: Path, tiny_policy: Path, tmp_path: Pa
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from trl import DPOConfig, DPOTrainer
 
-    out = exported(traced, "step-dpo")
+    out = exported(traced, "step-dpo", "--no-same-end")
     data = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
     arguments = DPOConfig(
         str(tmp_path / "trl"),

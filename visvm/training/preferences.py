@@ -38,19 +38,22 @@ class PairOptions:
     """Which pairs are kept.
 
     ``margin``: least difference of values. ``distinct``: least share of differing words, 1 minus the Jaccard
-    index of their sets. ``max_ratio``: most words of one for each of the other. ``most``: pairs of a
-    caption, by margin.
+    index of their sets. ``max_ratio``: most words of one for each of the other. ``same_end``: both sides end
+    their caption, or neither. ``most``: pairs of a caption, by margin.
     """
 
     margin: float = 0.0
     distinct: float = 0.0
     max_ratio: float = float("inf")
+    same_end: bool = False
     most: int | None = None
 
     def keeps(self, pair: Pair) -> bool:
         """Return whether a pair is different enough, and not merely longer or shorter."""
         chosen, rejected = words(pair.chosen), words(pair.rejected)
         if not chosen or not rejected or chosen == rejected:
+            return False
+        if self.same_end and pair.chosen_ended != pair.rejected_ended:
             return False
         ratio = max(len(chosen), len(rejected)) / min(len(chosen), len(rejected))
         return ratio <= self.max_ratio and distinctness(chosen, rejected) >= self.distinct
