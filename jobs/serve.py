@@ -166,7 +166,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
     from actors.serving.service import Settings
     from visvm.chat import served_methods
 
-    method, calibration = read_promise(config)
+    calibrated, calibration = read_promise(config)
     return Settings(
         policy=_shown(config.policy),
         is_world=is_world(config.policy),
@@ -177,7 +177,7 @@ def _settings(config: ServeConfig, needs: Sequence[str]) -> Settings:
         seconds=config.seconds,
         max_body_bytes=config.fetch.max_bytes * 4 // 3 + BODY_BESIDE_IMAGE,
         key_hashes=read_keys(config.api_keys),
-        calibrated_method=method,
+        calibrated=calibrated,
         calibration=calibration,
         cors_origins=config.cors_origins,
     )

@@ -91,6 +91,11 @@ class Candidate:
         """Whether choosing this candidate ends the caption."""
         return self.finish_reason != "sentence"
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the policy ended the caption here: nothing would follow, as it would behind a cut."""
+        return self.finish_reason == "stop"
+
 
 class Branch(Protocol):
     """A caption in progress. Immutable: ``Policy.commit`` returns a new one, and the old stays usable."""

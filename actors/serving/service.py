@@ -35,7 +35,7 @@ class Settings:
     seconds: float
     max_body_bytes: int
     key_hashes: tuple[str, ...] = ()
-    calibrated_method: str | None = None  # the method whose captions are cut by ``calibration``
+    calibrated: Mapping[str, Any] = field(default_factory=dict)  # method and options that have a promise
     calibration: Mapping[str, Any] | None = None  # what they report: tau, risk, alpha, num_images
     cors_origins: tuple[str, ...] = ()
     body_seconds: float = 30.0
@@ -87,8 +87,11 @@ class ChatService:
         """
         settings = self.settings
         spec = read_spec(request, settings.limits, settings.methods)
-        is_calibrated = spec.method == settings.calibrated_method and spec.search.drop_below is None
-        return spec.calibrated(settings.calibration) if settings.calibration and is_calibrated else spec
+        asked = {"method": spec.method, **spec.search.model_dump()}
+        is_calibrated = all(asked[name] == value for name, value in settings.calibrated.items())
+        if settings.calibration is None or not is_calibrated or spec.search.drop_below is not None:
+            return spec
+        return spec.calibrated(settings.calibration)
 
     async def events(self, spec: CaptionSpec, *, follow: bool) -> AsyncGenerator[Step | CaptionResult, None]:
         """Yield the captions of a request; with ``follow``, each sentence too.

@@ -164,19 +164,19 @@ def _find_models(config: ServeConfig) -> Models:
     return Models(policy, reward, check_value(value, policy=policy, predict=predict), predict)
 
 
-def read_promise(config: ServeConfig) -> tuple[str | None, dict[str, Any] | None]:
-    """Return the method that a calibration is for, and what its captions report; (None, None) without one.
+def read_promise(config: ServeConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the method and options that a calibration is for, and what its captions report; else {}, None.
 
     Raises:
         ValueError: it cannot be read, or was made for another policy or reward.
     """
-    from visvm.metrics.calibration_file import read_calibration
+    from visvm.metrics.calibration_file import OPTIONS, read_calibration
 
     if config.calibration is None:
-        return None, None
+        return {}, None
     found = read_calibration(config.calibration)
     found.check(policy=config.policy, reward=config.reward, scorer=config.scorer)
-    return found.method, found.brief()
+    return found.model_dump(include={"method", *OPTIONS}), found.brief()
 
 
 def read_keys(path: str | None) -> tuple[str, ...]:

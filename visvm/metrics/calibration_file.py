@@ -7,16 +7,10 @@ from typing import Any, Literal
 
 from visvm import models, storage
 from visvm.config import Config, validate
+from visvm.search.draft import TEMPERATURES
 
-SETTINGS = (
-    "policy",
-    "reward",
-    "scorer",
-    "min_reward",
-    "min_spread",
-    "unit",
-    "beam_width",
-)  # of the job caption
+OPTIONS = ("temperatures", "step_size", "min_reward", "min_spread", "unit", "beam_width")  # of the search
+SETTINGS = ("policy", "reward", "scorer", *OPTIONS)  # of the job caption
 
 
 class Calibration(Config):
@@ -33,6 +27,8 @@ class Calibration(Config):
     policy: str
     reward: str
     scorer: str | None = None
+    temperatures: tuple[float, ...] = TEMPERATURES
+    step_size: int = 1
     min_reward: float | None = None
     min_spread: float | None = None
     unit: str = "sentence"

@@ -149,7 +149,8 @@ class ParticleFilter(Beam):
 
 def _systematic(weights: Sequence[float], offset: float) -> list[int]:
     """Return as many indices as there are weights, index i about in proportion to weight i."""
-    step, chosen, above = sum(weights) / len(weights), [], 0.0
+    step, above = sum(weights) / len(weights), 0.0
+    chosen: list[int] = []
     for i, weight in enumerate(weights):
         above += weight
         while len(chosen) < len(weights) and (len(chosen) + offset) * step < above:

@@ -52,7 +52,7 @@ class BestOfN(SentenceSearch):
 
     def _states(self, given: tuple[str, ...], candidate: Candidate) -> list[State]:
         sentences, is_cut = whole_sentences(candidate, self.max_sentences)
-        last = None if is_cut else len(sentences) - 1
+        last = len(sentences) - 1 if candidate.is_last and not is_cut else None
         return [State(given + sentences[:i], text, i == last) for i, text in enumerate(sentences)]
 
 

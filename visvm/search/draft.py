@@ -59,7 +59,10 @@ class Draft:
 
 @dataclass(frozen=True)
 class State:
-    """A sentence to be scored after ``prefix``; ``ended`` if the caption ends with it."""
+    """A sentence to be scored after ``prefix``; ``ended`` if the policy ends the caption with it.
+
+    A sentence that a limit cuts, or after which a limit cuts the caption, is not ended.
+    """
 
     prefix: tuple[str, ...]
     sentence: str
@@ -118,7 +121,7 @@ async def score(context: SearchContext, draft: Draft, candidates: Sequence[Candi
     if context.head is not None:
         return _checked(context.head.score_candidates(draft.branch, candidates), len(candidates))
     prefix = draft.branch.sentences
-    return await score_states(context, draft, [State(prefix, one.text, one.ended) for one in candidates])
+    return await score_states(context, draft, [State(prefix, one.text, one.is_last) for one in candidates])
 
 
 async def score_states(context: SearchContext, draft: Draft, states: Sequence[State]) -> list[float]:

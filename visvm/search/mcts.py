@@ -104,7 +104,7 @@ class MCTS(SentenceSearch):
         branch = _branch(context, leaf)
         (candidates,) = await context.propose([branch], (0.0, *self.temperatures * self.step_size))
         count_tokens(draft, candidates)
-        states = [State(branch.sentences, one.text, one.ended) for one in candidates]
+        states = [State(branch.sentences, one.text, one.is_last) for one in candidates]
         _grow(leaf, candidates, await score_states(context, draft, states))
 
     def _back_up(self, leaf: Node) -> None:

@@ -88,5 +88,5 @@ class Oracle(SentenceSearch):
 def _states(prefix: tuple[str, ...], sample: Candidate, room: int | None) -> list[State]:
     """Return the sentences of a completion, at most ``room`` of them, to be scored after ``prefix``."""
     sentences, is_cut = whole_sentences(sample, room)
-    last = None if is_cut else len(sentences) - 1
+    last = len(sentences) - 1 if sample.is_last and not is_cut else None
     return [State(prefix + sentences[:i], text, i == last) for i, text in enumerate(sentences)]

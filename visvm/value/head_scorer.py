@@ -62,7 +62,7 @@ class HeadScorer:
         A candidate that was cut by the limit of tokens is judged by its last token but one.
         """
         states = self.policy.states(branch, candidates)
-        ended = torch.tensor([one.ended for one in candidates], device=states.device)
+        ended = torch.tensor([one.is_last for one in candidates], device=states.device)
         outputs = self.head.outputs(states, "prefix")
         return self.head.values(outputs, ended, centre=self.centre).tolist()
 
