@@ -71,14 +71,22 @@ def _common(config: ReproduceConfig) -> dict[str, Any]:
 def _loop(config: ReproduceConfig, stages: Stages) -> Loop:
     if config.model == "world":
         second = config.second_reward or _second_reward(config, stages)
-        return Loop(config, stages, world_images(config, stages), second_reward=second)
+        images, trained = world_images(config, stages), config.trained
+        return Loop(config, stages, images, second_reward=second, trained=trained)
     images = {"train": config.train_images, "validation": config.test_images, "test": config.test_images}
     given = {split: str(place) for split, place in images.items()}
-    return Loop(config, stages, given, coco=config.annotations, second_reward=config.second_reward)
+    return Loop(
+        config,
+        stages,
+        given,
+        coco=config.annotations,
+        second_reward=config.second_reward,
+        trained=config.trained,
+    )
 
 
 def _second_reward(config: ReproduceConfig, stages: Stages) -> str | None:
-    if "visvm_second_reward" not in config.methods:
+    if "visvm_second_reward" not in config.methods or "visvm_second_reward" in config.trained:
         return None
     stages.run("second_reward", world.reward, world.RewardConfig, {})
     return stages.path("second_reward") + "/model"

@@ -18,7 +18,7 @@ class Loop:
 
     ``images`` has the images to learn from ("train"), to choose the centre on ("validation") and to judge on
     ("test"); ``coco`` the folder of their annotations, if they lie elsewhere; ``second_reward`` is the reward
-    that the row "visvm_second_reward" learns from.
+    that the row "visvm_second_reward" learns from; ``trained`` the value models of rows that need not learn.
     """
 
     config: LoopConfig
@@ -26,27 +26,32 @@ class Loop:
     images: Mapping[str, str]
     coco: str | None = None
     second_reward: str | None = None
+    trained: Mapping[str, str] = field(default_factory=dict)
     centres: dict[str, float] = field(default_factory=dict)
 
     def learn(self) -> None:
         """Make rollouts of the training images, and train the value and future models on them."""
         config, stages, sample = self.config, self.stages, self.config.num_train
-        stages.rollouts("rollouts", self.images["train"], sample=sample)
-        if "visvm_second_reward" in config.learned:
-            reward = {"reward": self.second_reward}
-            stages.rollouts("rollouts_second", self.images["train"], sample=sample, **reward)
-        for row in config.learned:
+        rewards = {"rollouts": {}, "rollouts_second": {"reward": self.second_reward}}
+        for rollouts in dict.fromkeys(LEARNED[row][1] for row in self.learned):
+            stages.rollouts(rollouts, self.images["train"], sample=sample, **rewards[rollouts])
+        for row in self.learned:
             predict, rollouts = LEARNED[row]
             for seed in range(config.value_seeds if row == "visvm" else 1):
                 options = {"seed": config.seed + seed, "predict": predict, **config.value}
                 stages.value(_value(row, seed), rollouts, policy=self._policy, **options)
+
+    @property
+    def learned(self) -> list[str]:
+        """Return the rows whose models are trained here."""
+        return [row for row in self.config.learned if row not in self.trained]
 
     def choose_centres(self) -> dict[str, Any]:
         """Choose each learned row's centre: captions as long as greedy's on validation images.
 
         Only centres that reach greedy's recall count, if one does. The curves are returned.
         """
-        shares, learned = self.config.centres, self.config.learned
+        shares, learned = self.config.centres, self.learned
         means = {row: self.stages.metrics(LEARNED[row][1])["reward_mean"] for row in learned}
         self.centres = {row: shares[0] * mean for row, mean in means.items()}
         if len(shares) == 1:
@@ -115,8 +120,9 @@ class Loop:
         method, options = ROWS.get(row, (row, {}))
         if row not in LEARNED:
             return {"method": method, **options}
-        learned = {"value": self._value_model(row), "centre": self.centres[row]}
-        return {"method": method, **options, **learned}
+        if row in self.trained:  # with the centre that it was trained with
+            return {"method": method, **options, "value": self.trained[row]}
+        return {"method": method, **options, "value": self._value_model(row), "centre": self.centres[row]}
 
     def _test(self, name: str, row: str, **options: Any) -> str:
         return self._captions(name, "test", row, **{"sample": self.config.num_test, **options})

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from jobs import answer, caption, generate_triples
-from jobs.workflow.loop_config import LoopConfig
+from jobs.workflow.loop_config import LEARNED, LoopConfig
 from jobs.workflow.stages import check_options
-from visvm.config import ModelName, Place
+from visvm.config import ModelName, Options, Place
 from visvm.models import CLIP, SIGLIP
 
 TABLE_1 = ("greedy", "best_of_30", "prm", "mcts", "visvm", "visvm_second_reward")
@@ -65,6 +65,9 @@ class ReproduceConfig(LoopConfig):
     second_reward: ModelName | None = Field(
         None, description="the stronger reward (default: SigLIP; in the world one is trained)"
     )
+    trained: Options = Field(
+        {}, description="value models that are trained already, by row: visvm=DIR; others are trained"
+    )
     train_images: Place | None = Field(None, description="COCO's train2017: folder or annotation .json")
     test_images: Place | None = Field(None, description="images to judge on: folder or annotation .json")
     annotations: Place | None = Field(None, description="folder with their instances_ and captions_*.json")
@@ -96,6 +99,8 @@ class ReproduceConfig(LoopConfig):
         check_options(generate_triples.GenerateConfig, self.pipeline, images="images")
         check_options(caption.CaptionConfig, self.pipeline, images="images")
         check_options(answer.AnswerConfig, self.pipeline, images="images", questions="questions")
+        if unknown := [row for row in self.trained if row not in LEARNED]:
+            raise ValueError(f"trained: {unknown[0]!r} learns nothing; expected {', '.join(LEARNED)}")
         if self.model == "world":
             return self
         needed = (*NEEDED, *(() if self.dry_run else ("mmhal_prompt", "judge_endpoint", "judge_model")))

@@ -99,6 +99,13 @@ def test_the_dry_run_lists_the_stages_that_a_run_would_run(capsys: pytest.Captur
     assert "hours" in out.splitlines()[-1] and "not known" not in out
 
 
+def test_what_is_trained_already_is_not_trained_again(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", "world", "--size", "small", "--dry-run", "--out", "out"]
+    assert reproduce.main([*flags, "--trained", "visvm=world,visvm_second_reward=world"]) in (0, 2)
+    stages = capsys.readouterr().out
+    assert "captions/test/visvm " in stages and "rollouts" not in stages and "value/" not in stages
+
+
 def test_a_small_cluster_cannot_hold_the_paper(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--config", str(ROOT / "cluster/reproduce_7b.yaml"), "--dry-run"]
     assert reproduce.main([*flags, "--cluster", str(ROOT / "cluster/sizes/8xl4.yaml")]) == 2
@@ -112,6 +119,7 @@ def test_a_small_cluster_cannot_hold_the_paper(capsys: pytest.CaptureFixture[str
         ({"model": "world", "sft": ["beam"]}, "'beam' is no row"),
         ({"model": "world", "pipeline": {"max_picture": 3}}, "max_picture"),
         ({"model": "llava-13b"}, "model"),
+        ({"model": "world", "trained": {"prm": "world"}}, "'prm' learns nothing"),
     ],
 )
 def test_impossible_settings_are_refused(given: Mapping[str, Any], message: str) -> None:
