@@ -49,6 +49,7 @@ def follow(config: ReproduceConfig, stages: Stages) -> dict[str, Any]:
     searched = loop.search()
     tuned, probes = loop.distil(), loop.probe(config.probes)
     curves |= loop.step_sizes()
+    units = loop.units(config.units)
     tables = searched | tuned
     result = loop.evaluate("test", "test", tables | probes)
     return {
@@ -56,6 +57,7 @@ def follow(config: ReproduceConfig, stages: Stages) -> dict[str, Any]:
         "paired": result["paired"],
         "runs": tables,
         "curves": curves,
+        "units": units,
         "centres": loop.centres,
         "config": config.model_dump(mode="json"),
         "benchmarks": _benchmarks(config, loop, tables),

@@ -103,6 +103,15 @@ class Loop:
             curves[row].append(rows[f"{row}@{k}"] | {"method": row, "step_size": k})
         return {"step_size": curves}
 
+    def units(self, units: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of PRM and VisVM whose steps are sentences, paragraphs or blocks of tokens."""
+        sample, pairs = self.config.num_step_sizes, [(row, unit) for unit in units for row in CURVE]
+        runs = {
+            f"{row}, {unit}": self._test(f"{row}-{unit.replace(':', '')}", row, unit=unit, sample=sample)
+            for row, unit in pairs
+        }
+        return self.evaluate("units", "test", runs)["rows"] if sample and runs else []
+
     def probe(self, sentences: Sequence[int]) -> dict[str, str]:
         """Choose one sentence of each test caption by PRM and by VisVM; return the folders by row."""
         pairs = [(row, number) for number in sentences for row in CURVE]

@@ -12,6 +12,7 @@ from jobs.workflow.loop_config import LEARNED, LoopConfig
 from jobs.workflow.stages import check_options
 from visvm.config import ModelName, Options, Place
 from visvm.models import CLIP, SIGLIP
+from visvm.units import check_unit
 
 TABLE_1 = ("greedy", "best_of_30", "prm", "mcts", "visvm", "visvm_second_reward")
 TABLE_2 = ("greedy", "best_of_30", "prm", "visvm")
@@ -60,6 +61,9 @@ class ReproduceConfig(LoopConfig):
     probes: tuple[int, ...] = Field(
         (), description="sentences to probe look-ahead at: this one is chosen, all others are greedy"
     )
+    units: tuple[str, ...] = Field(
+        ("sentence", "paragraph", "tokens:8"), description="what a step of prm and visvm writes, compared"
+    )
     policy: ModelName = Field("world", description="the VLM: directory or hub id")
     reward: ModelName = Field("world", description="the reward")
     second_reward: ModelName | None = Field(
@@ -99,6 +103,8 @@ class ReproduceConfig(LoopConfig):
         check_options(generate_triples.GenerateConfig, self.pipeline, images="images")
         check_options(caption.CaptionConfig, self.pipeline, images="images")
         check_options(answer.AnswerConfig, self.pipeline, images="images", questions="questions")
+        for unit in self.units:
+            check_unit(unit)
         if unknown := [row for row in self.trained if row not in LEARNED]:
             raise ValueError(f"trained: {unknown[0]!r} learns nothing; expected {', '.join(LEARNED)}")
         if self.model == "world":

@@ -51,16 +51,18 @@ def write(config: ReproduceConfig, stages: Stages, metrics: Metrics) -> str:
 
 
 def page_tables(config: ReproduceConfig, metrics: Metrics) -> list[PageTable]:
-    """Return table 1, table 2, the look-ahead probe, the order of the rows and the leaderboard."""
+    """Return tables 1 and 2, probe, units of a step, the order of the rows and the leaderboard."""
     paper, names = figures_for(config.model), [row["method"] for row in metrics["rows"]]
     found = benchmark_cells(metrics["benchmarks"])
     tuned = ["greedy", *(name for name in names if name.startswith("sft_"))]
     probes = [name for name in names if name.startswith("probe_")]
+    units = [row["method"] for row in metrics["units"]]
     order = "Order of the rows"
     tables = [
         _table("Table 1: searches", [name for name in names if name in ROWS], metrics, found, paper),
         _table("Table 2: fine-tuned policies", tuned, metrics, found, paper),
         _table("Look-ahead probe", probes, metrics, {}, paper),
+        _table("Unit of a step", units, {"rows": metrics["units"]}, {}, {}),
         PageTable(order, NOTES[order], ORDER_COLUMNS, order_cells(metrics["paired"], paper)),
         leaderboard(metrics["rows"], metrics["paired"], found, base="greedy"),
     ]
@@ -74,6 +76,7 @@ NOTES = {
     " greedily; the first row is the base.",
     "Look-ahead probe": "One sentence (@ its number) is chosen by each scorer from the same candidates; all"
     " others are greedy. The paper's figures are those of its own probe.",
+    "Unit of a step": "What one step of each search writes; the value model has learned from sentences.",
     "Order of the rows": "Every pair of rows that the paper orders by CHAIRs, and our paired difference with"
     " its 95 % interval over images, in points. An order is ours only where the interval leaves out 0.",
 }

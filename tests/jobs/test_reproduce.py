@@ -74,7 +74,14 @@ def test_the_page_has_the_tables_with_the_paper_beside_ours(tmp_path: Path) -> N
     stages = WrittenStages(str(tmp_path), 0, {"policy": "world"})
     metrics = reproduce.follow(config, stages)
     text = reproduce_report.write(config, stages, metrics)
-    for title in ("Table 1", "Table 2", "Look-ahead probe", "Order of the rows", "Leaderboard"):
+    for title in (
+        "Table 1",
+        "Table 2",
+        "Look-ahead probe",
+        "Unit of a step",
+        "Order of the rows",
+        "Leaderboard",
+    ):
         assert f"## {title}" in text
     amber, mmhal = metrics["benchmarks"]["amber"]["rows"], metrics["benchmarks"]["mmhal"]
     assert amber["visvm"]["generative"]["chair"] == 0 < amber["greedy"]["generative"]["chair"]
@@ -118,6 +125,7 @@ def test_a_small_cluster_cannot_hold_the_paper(capsys: pytest.CaptureFixture[str
         ({"model": "llava-next-7b"}, "train_images, test_images, annotations, amber"),
         ({"model": "world", "sft": ["beam"]}, "'beam' is no row"),
         ({"model": "world", "pipeline": {"max_picture": 3}}, "max_picture"),
+        ({"model": "world", "units": ["word"]}, "expected sentence, paragraph"),
         ({"model": "llava-13b"}, "model"),
         ({"model": "world", "trained": {"prm": "world"}}, "'prm' learns nothing"),
     ],
