@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from jobs import world
@@ -72,19 +73,13 @@ def _common(config: ReproduceConfig) -> dict[str, Any]:
 
 def _loop(config: ReproduceConfig, stages: Stages) -> Loop:
     if config.model == "world":
-        second = config.second_reward or _second_reward(config, stages)
-        images, trained = world_images(config, stages), config.trained
-        return Loop(config, stages, images, second_reward=second, trained=trained)
-    images = {"train": config.train_images, "validation": config.test_images, "test": config.test_images}
-    given = {split: str(place) for split, place in images.items()}
-    return Loop(
-        config,
-        stages,
-        given,
-        coco=config.annotations,
-        second_reward=config.second_reward,
-        trained=config.trained,
-    )
+        images, second = world_images(config, stages), config.second_reward or _second_reward(config, stages)
+    else:
+        given = {"train": config.train_images, "validation": config.test_images, "test": config.test_images}
+        images = {split: str(place) for split, place in given.items()}
+        second = config.second_reward
+    loop = Loop(config, stages, images, coco=config.annotations, second_reward=second)
+    return replace(loop, trained=config.trained)
 
 
 def _second_reward(config: ReproduceConfig, stages: Stages) -> str | None:
