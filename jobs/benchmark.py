@@ -4,11 +4,13 @@ Greedy decoding is there twice: ours behind the stored image, and plain `generat
 
     visvm benchmark --model tiny                                        seconds; shows the table
     visvm benchmark --model bench --json bench.json                     half an hour on two cores
+    visvm benchmark --peer http://127.0.0.1:8000/v1 --peer-model bench   beside vLLM: docs/vllm.md
     visvm benchmark --model 7b --device cuda --dtype bfloat16 --json 7b.json
 
 Each program runs in a process of its own, in turn with the others of its part, on random weights. On
-the CPU the time is the process's own CPU time, so neighbours disturb it little; on a GPU it is wall
-time. Ratios are medians over the repeats of the paired ratios. It uses no Ray.
+the CPU the time is the process's own CPU time (of a peer on this machine, that of its server's processes),
+so neighbours disturb it little; on a GPU it is wall time. Ratios are medians over the repeats of the
+paired ratios. It uses no Ray.
 """
 
 from __future__ import annotations
@@ -22,19 +24,20 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from jobs.runner.command import run
 from jobs.runner.run_folder import write_json
-from visvm.benchmark.parts import PROGRAMS, Part, Setup
+from visvm.benchmark.parts import PEER, PROGRAMS, Part, Setup
 from visvm.benchmark.sizes import SIZES
 from visvm.benchmark.workload import Workload
 from visvm.config import Config
 
 Measure = dict[str, float]
 _program: Callable[[], int]  # this process's own, set by _start
+_clock: Callable[[], float]
 
 
 class BenchmarkConfig(Config):
@@ -53,6 +56,13 @@ class BenchmarkConfig(Config):
     threads: int = Field(1, ge=1, description="threads of a program on the CPU")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cpu or cuda")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="float32 or bfloat16")
+    peer: str | None = Field(
+        None, description="http://HOST/v1 of a vLLM that serves --save-model's: beside us"
+    )
+    peer_model: str | None = Field(None, description="its name there")
+    save_model: str | None = Field(
+        None, description="write the model that is measured to this folder, no more"
+    )
     json_file: str | None = Field(None, alias="json", description="file for the figures")
 
     @field_validator("model")
@@ -72,7 +82,14 @@ class BenchmarkConfig(Config):
             response_length=self.response_length,
             num_images=self.num_images,
         )
-        return Setup(self.model, workload, self.device, self.dtype)
+        peer = f"{self.peer}#{self.peer_model}" if self.peer else None
+        return Setup(self.model, workload, self.device, self.dtype, peer)
+
+    @model_validator(mode="after")
+    def _names_a_model(self) -> Self:
+        if self.peer and not self.peer_model:
+            raise ValueError("peer needs peer_model: the name of the model there")
+        return self
 
 
 def work(config: BenchmarkConfig) -> dict[str, Any]:
@@ -83,7 +100,9 @@ def work(config: BenchmarkConfig) -> dict[str, Any]:
         raise ValueError("device = cuda: torch finds no GPU here")
     measured: dict[str, dict[str, list[Measure]]] = {}
     result: dict[str, Any] = {}
-    for part in config.parts:
+    if config.save_model:
+        return save(config.save_model, config.setup)
+    for part in tuple(PEER) if config.peer else config.parts:
         measured[part] = measure(part, config)
         result = summary(measured) | {"config": config.model_dump(mode="json"), "runs": measured}
         if config.json_file:  # after each part: the next one may take long
@@ -96,7 +115,7 @@ def measure(part: Part, config: BenchmarkConfig) -> dict[str, list[Measure]]:
     """Run the programs of a part in turn and return the runs of each."""
     from tqdm import tqdm
 
-    names = PROGRAMS[part]
+    names = {**PROGRAMS, **PEER}[part]
     context = get_context("spawn")
     runs: dict[str, list[Measure]] = {name: [] for name in names}
     with ExitStack() as stack:
@@ -113,14 +132,34 @@ def measure(part: Part, config: BenchmarkConfig) -> dict[str, list[Measure]]:
     return runs
 
 
+def save(folder: str, setup: Setup) -> dict[str, Any]:
+    """Write the measured policy and its processor; weights have the hub's names, as vLLM expects."""
+    import torch
+
+    from visvm.benchmark.random_models import build
+
+    model, processor = build(setup.size, device="cpu", dtype=getattr(torch, setup.dtype))
+    ours, hub = "vision_tower.", "vision_tower.vision_model."
+    model.save_pretrained(
+        folder, state_dict={key.replace(ours, hub, 1): one for key, one in model.state_dict().items()}
+    )
+    processor.save_pretrained(folder)
+    return {"model": folder}
+
+
 def _start(part: Part, name: str, setup: Setup, threads: int) -> None:
-    global _program
+    global _program, _clock
     import torch
 
     from visvm.benchmark.programs import load
 
     torch.set_num_threads(threads)
     _program = load(part, name, setup)
+    _clock = time.perf_counter if setup.device == "cuda" else time.process_time
+    if name == "peer":
+        from visvm.benchmark import peer
+
+        _clock = peer.clock(setup.peer or "")
 
 
 def _measure(device: str) -> Measure:
@@ -128,14 +167,13 @@ def _measure(device: str) -> Measure:
     import torch
 
     is_gpu = device == "cuda"
-    clock = time.perf_counter if is_gpu else time.process_time
     if is_gpu:
         torch.cuda.synchronize()
-    start = clock()
+    start = _clock()
     tokens = _program()
     if is_gpu:
         torch.cuda.synchronize()
-    seconds = clock() - start
+    seconds = _clock() - start
     kib = torch.cuda.max_memory_allocated() / 1024 if is_gpu else _peak_kib()
     return {"seconds": seconds, "tokens": tokens, "peak_memory_mib": round(kib / 1024, 1)}
 
@@ -150,7 +188,13 @@ def summary(measured: dict[str, dict[str, list[Measure]]]) -> dict[str, Any]:
     for part, runs in measured.items():
         ratios = {
             f"{a}_over_{b}": ratio(runs[a], runs[b])
-            for a, b in (("published", "ours"), ("batched", "ours"), ("ours", "greedy"), ("ours", "generate"))
+            for a, b in (
+                ("published", "ours"),
+                ("peer", "ours"),
+                ("batched", "ours"),
+                ("ours", "greedy"),
+                ("ours", "generate"),
+            )
             if a in runs and b in runs
         }
         if part.startswith("training-"):

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from jobs import benchmark
-from visvm.benchmark import ours, published
+from tests.support.servers import running
+from visvm.benchmark import ours, peer, published
 from visvm.benchmark import random_models as sizes
-from visvm.benchmark.parts import PROGRAMS, Setup
+from visvm.benchmark.parts import PROGRAMS, Part, Setup
 from visvm.benchmark.programs import GAMMA, load, make_responses, pairs_of, value_model
 from visvm.benchmark.sizes import SIZES
 from visvm.benchmark.workload import SPREAD, Workload
@@ -100,6 +107,42 @@ def test_the_job_writes_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "published" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("part", "tokens"), [("peer-greedy", 15), ("peer-search", 3 * 5 * 6)])
+def test_a_peer_does_the_same_work(part: Part, tokens: int) -> None:
+    """Every candidate is a request that goes on from the last one of the sentence before."""
+    app, bodies = FastAPI(), []
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": "vllm"}]}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: HttpRequest) -> dict[str, Any]:
+        bodies.append(body := await request.json())
+        text = f" {body['temperature']}-{len(body['messages'])}"
+        message = {"role": "assistant", "content": text}
+        usage = {"prompt_tokens": 9, "completion_tokens": body["max_tokens"], "total_tokens": 9}
+        choice = {"index": 0, "message": message, "finish_reason": "length"}
+        return {"id": "1", "object": "chat.completion", "created": 1, "choices": [choice], "usage": usage}
+
+    with running(app) as url:
+        assert load(part, "peer", Setup("tiny", WORK, peer=f"{url}/v1#tiny"))() == tokens
+        assert 0 < peer.clock(f"{url}/v1")() <= psutil.Process().cpu_times().user + 600
+    assert all(body["ignore_eos"] and body["min_tokens"] == body["max_tokens"] for body in bodies)
+    if part == "peer-search":
+        last = WORK.temperatures[-1]
+        assert [len(body["messages"]) for body in bodies] == [1] * 6 + [2] * 12
+        assert bodies[-1]["messages"][-1]["content"] == f" {last}-1 {last}-2"
+        assert bodies[-1]["continue_final_message"]
+
+
+def test_the_model_of_a_peer_has_the_hubs_names(tmp_path: Path) -> None:
+    assert benchmark.main(["--model", "tiny", "--save-model", str(tmp_path)]) == 0
+    names = [name for name in load_file(tmp_path / "model.safetensors") if "vision_tower" in name]
+    assert names and all("vision_tower.vision_model." in name for name in names)
+    assert list(AutoProcessor.from_pretrained(tmp_path).tokenizer(" badi").input_ids)
+
+
 def test_ratios_are_medians_of_pairs() -> None:
     slow = [{"seconds": s, "tokens": 1.0, "peak_memory_mib": 2.0} for s in (4.0, 9.0, 100.0)]
     fast = [{"seconds": s, "tokens": 1.0, "peak_memory_mib": 1.0} for s in (2.0, 3.0, 1.0)]
@@ -108,7 +151,9 @@ def test_ratios_are_medians_of_pairs() -> None:
     assert figures["peak_memory_mib"]["training-10"] == {"published": 2.0, "ours": 1.0}
 
 
-@pytest.mark.parametrize("flags", [["--model", "70b"], ["--parts", "sleep"], ["--repeats", "0"]])
+@pytest.mark.parametrize(
+    "flags", [["--model", "70b"], ["--parts", "sleep"], ["--repeats", "0"], ["--peer", "http://h/v1"]]
+)
 def test_bad_usage_is_one_line(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert benchmark.main(flags) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -8,7 +8,9 @@ from typing import Literal
 from visvm.benchmark.sizes import SIZES, Size
 from visvm.benchmark.workload import Workload
 
-Part = Literal["search", "scoring", "training-10", "training-42", "rollouts", "prefill"]
+Part = Literal[
+    "search", "scoring", "training-10", "training-42", "rollouts", "prefill", "peer-search", "peer-greedy"
+]
 PROGRAMS: dict[Part, tuple[str, ...]] = {
     "search": ("published", "batched", "ours", "greedy", "generate"),
     "scoring": ("published", "ours"),
@@ -17,6 +19,7 @@ PROGRAMS: dict[Part, tuple[str, ...]] = {
     "rollouts": ("published", "ours"),
     "prefill": ("published", "ours"),
 }
+PEER: dict[Part, tuple[str, ...]] = {"peer-search": ("peer", "ours"), "peer-greedy": ("peer", "ours")}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Setup:
     workload: Workload
     device: str = "cpu"
     dtype: str = "float32"
+    peer: str | None = None  # "http://HOST/v1#MODEL"
 
     @property
     def size(self) -> Size:

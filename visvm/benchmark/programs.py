@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from visvm.benchmark import ours, published
+from visvm.benchmark import ours, peer, published
 from visvm.benchmark.parts import Part, Setup
 from visvm.benchmark.random_models import build, image
 from visvm.benchmark.workload import Workload
@@ -29,6 +29,13 @@ def load(part: Part, name: str, setup: Setup) -> Run:
         KeyError: there is no such part or program.
     """
     model, processor = build(setup.size, device=setup.device, dtype=getattr(torch, setup.dtype))
+    if name == "peer" and setup.peer:
+        shown = [image(setup.size, i) for i in range(setup.workload.num_images)]
+        write = peer.greedy if part == "peer-greedy" else peer.search
+        run: Run = peer.load(setup.peer, processor.tokenizer, shown, setup.workload, write)
+        return run
+    if part in ("peer-search", "peer-greedy"):
+        part, name = "search", "ours" if part == "peer-search" else "greedy"
     if part in ("search", "rollouts", "prefill"):
         return _of_policy(part, name, (model, processor), setup)
     return _of_value(part, name, value_model(model, processor), setup)

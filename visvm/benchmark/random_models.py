@@ -16,7 +16,8 @@ from visvm.prompts import DETAIL_PROMPTS
 from visvm.records import DecodedImage
 
 _TEMPLATE = (
-    "{% for message in messages %}USER: {% for part in message['content'] %}"
+    "{% for message in messages %}{{ ' ASSISTANT:' if message['role'] == 'assistant' else 'USER: ' }}"
+    "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}IMAGE\n{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )

@@ -87,13 +87,14 @@ class ChatClient:
 
     async def _candidate(self, ask: Ask) -> Candidate:
         scanner = None if ask.whole else SentenceScanner()
-        chunks = await self.client.chat.completions.create(**self._body(ask))
+        chunks = await self.client.chat.completions.create(**self.body(ask))
         try:
             return await read(chunks, GrowingCandidate(ask.temperature, ask.text, scanner))
         finally:
             await chunks.close()  # the server stops writing
 
-    def _body(self, ask: Ask) -> dict[str, Any]:
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """Return the request for a candidate."""
         body: dict[str, Any] = {
             "model": self.server.model,
             "messages": self._messages(ask),
