@@ -155,7 +155,7 @@ def _loading(config: ServeConfig) -> dict[str, str]:
 
 
 def _policy_keywords(config: ServeConfig) -> dict[str, Any]:
-    names = ("top_p", "max_images", "max_rows", "cache_mb", "template")
+    names = ("top_p", "max_images", "max_rows", "cache_mb", "compile", "processor_pixels", "template")
     limits = config.limits
     bounds = {"max_new_tokens": limits.max_tokens, "max_prompt_tokens": limits.max_prompt_tokens}
     seeds = {} if config.policy_seeds else {"seeds": False}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from visvm.engine import KV, Prefix, SequenceBatch
 from visvm.engine.sampling import sample, uniforms
+from visvm.families.table import MAX_IMAGE_PIXELS
 from visvm.records import Candidate, FinishReason, Request
 from visvm.units import block_size
 
@@ -56,7 +57,8 @@ class PolicyOptions:
     ``max_new_tokens`` bounds a whole caption; ``top_p`` and ``top_k`` (0: off) all sampling.
     ``max_images`` are open at a time, ``max_rows`` candidates written; the keys and values of both take
     at most ``cache_mb`` MiB, if that is given. A prompt has at most ``max_prompt_tokens``. ``template`` are
-    options of the chat template, such as ``{"enable_thinking": False}``.
+    options of the chat template, such as ``{"enable_thinking": False}``. ``compile`` makes the decoding step
+    one compiled graph: see ``engine.static_step``. ``processor_pixels``: see ``families.limits.cap_pixels``.
     """
 
     max_new_tokens: int = 512
@@ -66,6 +68,8 @@ class PolicyOptions:
     max_rows: int = 192
     cache_mb: int | None = None
     max_prompt_tokens: int | None = None
+    compile: bool = False
+    processor_pixels: int = MAX_IMAGE_PIXELS
     template: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -9,7 +9,14 @@ from visvm.server_policy.names import is_server
 from visvm.server_policy.policy import ServerPolicy
 
 AnyPolicy = SharedPrefixPolicy | ServerPolicy
-SERVERS_OWN = {"device", "dtype", "cache_mb", "max_prompt_tokens"}  # what a server sees to itself
+SERVERS_OWN = {
+    "device",
+    "dtype",
+    "cache_mb",
+    "compile",
+    "processor_pixels",
+    "max_prompt_tokens",
+}  # what a server sees to itself
 ITS_CLIENTS = {"seeds"}  # what only the client of a server can be told
 
 

@@ -15,6 +15,7 @@ from visvm.engine import Engine, Prefix, SequenceBatch, pack_linears
 from visvm.engine.sampling import Head
 from visvm.engine.selftest import check_once
 from visvm.families import Family
+from visvm.families.limits import check_length
 from visvm.families.loading import load_model
 from visvm.records import Branch, Candidate, DecodedImage, Prompt, Request
 from visvm.sentences import TERMINALS, split_sentences
@@ -34,10 +35,11 @@ class SharedPrefixPolicy:
     def __init__(self, model: Any, processor: Any, **options: Any) -> None:
         """``options`` are fields of ``PolicyOptions``."""
         self.options = PolicyOptions(**options)
-        self.family = Family(model.model.eval(), processor, self.options.template)
+        limit = self.options.processor_pixels
+        self.family = Family(model.model.eval(), processor, self.options.template, max_pixels=limit)
         self.eos_ids = _eos_ids(model, self.family.tokenizer)
-        self.engine = Engine(self.family, max_images=self.options.max_images)
-        is_fixed = self.options.cache_mb is not None
+        self.engine = Engine(self.family, max_images=self.options.max_images, compile=self.options.compile)
+        is_fixed = self.options.cache_mb is not None or self.options.compile
         rows = SequenceBatch(self.engine, max_rows=self.options.max_rows, is_fixed=is_fixed)
         self.engine.packed += pack_linears(model.lm_head)
         self.decoder = Decoder(self, rows, Head(model.lm_head, self.family.text_config))
@@ -51,7 +53,8 @@ class SharedPrefixPolicy:
         """Load a directory (local, or a URI) or hub id.
 
         Raises:
-            ValueError: the model cannot be found, is not of a supported family, or fails the self-test.
+            ValueError: the model cannot be found, is not of a supported family, fails the self-test, or
+                has layers that ``compile`` does not take.
         """
         model, processor = load_model(name, dtype=dtype, device=device)
         policy = cls(model, processor, **options)
@@ -98,8 +101,9 @@ class SharedPrefixPolicy:
         return opened or (self.open(requests[:1]) if len(requests) > 1 else [])
 
     def _open(self, requests: Sequence[Request]) -> list[Branch]:
+        text, most = self.family.text_config, self.options.max_prompt_tokens
         for request in requests:
-            self._check_length(request)
+            check_length(text, self._num_prompt_tokens(request), most)
         self._share_budget(requests)
         keys = [self._prefix_key((request.image, request.prompt)) for request in requests]
         asked = dict(zip(keys, requests, strict=True))
@@ -146,17 +150,6 @@ class SharedPrefixPolicy:
         start = self.family.start_ids(request.prompt, request.start)
         return len(self.family.prompt_ids(request.prompt)) + len(start)
 
-    def _check_length(self, request: Request) -> None:
-        """Check that a prompt is within ``max_prompt_tokens`` and the model's context.
-
-        Raises:
-            ValueError: it is longer.
-        """
-        context = getattr(self.family.text_config, "max_position_embeddings", None)
-        limits = [limit for limit in (self.options.max_prompt_tokens, context) if limit is not None]
-        if (num := self._num_prompt_tokens(request)) > (most := min(limits, default=num)):
-            raise ValueError(f"the prompt has {num} tokens, at most {most} are read: shorten it")
-
     def _share_budget(self, requests: Sequence[Request]) -> None:
         """Give to images what rows leave of the budget."""
         if self.options.cache_mb is not None:
@@ -171,9 +164,9 @@ class SharedPrefixPolicy:
         prompts = [
             self.family.prompt_ids(one.prompt) + start for one, start in zip(requests, starts, strict=True)
         ]
-        hidden, kv = torch.empty(0), self.engine.new_kv(len(prompts), 0)
-        if any(prompts):
-            hidden, kv = self.engine.read(prefixes, prompts)
+        for prefix, prompt in zip(prefixes, prompts, strict=True):
+            check_length(self.family.text_config, len(prompt), None, num_image=prefix.length)
+        hidden, kv = self.engine.read(prefixes, prompts)
         return [
             TreeBranch(
                 request,

@@ -69,6 +69,12 @@ class PipelineConfig(ImagesConfig, ServedPolicy):
     cache_mb: int | None = Field(
         None, ge=1, description="MiB for the keys and values of images and candidates; the rest waits"
     )
+    processor_pixels: int = Field(
+        4 * 2**20,
+        ge=4096,
+        description="pixels that a processor which keeps the size of images (Qwen, GLM) scales them down to",
+    )
+    compile: bool = Field(False, description="run the decoding step as one compiled graph")
     min_actors: int = Field(1, ge=1, description="policy actors at first")
     max_actors: int = Field(1, ge=1, description="policy actors at most")
     num_gpus: float = Field(0.8, gt=0, description="GPUs per policy actor, if the device is a GPU")
@@ -108,6 +114,15 @@ class PipelineConfig(ImagesConfig, ServedPolicy):
     @property
     def policy_options(self) -> dict[str, Any]:
         """Return how the policy samples, and how much it does at a time."""
-        names = ("max_new_tokens", "top_p", "max_images", "max_rows", "cache_mb", "template")
+        names = (
+            "max_new_tokens",
+            "top_p",
+            "max_images",
+            "max_rows",
+            "cache_mb",
+            "compile",
+            "processor_pixels",
+            "template",
+        )
         seeds = {} if self.policy_seeds else {"seeds": False}
         return {name: getattr(self, name) for name in names} | seeds

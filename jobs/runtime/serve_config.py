@@ -78,6 +78,12 @@ class ServeConfig(SharedPaths, ServedPolicy):
     max_images: int = Field(64, ge=1, description="captions in flight per policy replica")
     max_rows: int = Field(192, ge=1, description="candidates written at a time per policy replica")
     cache_mb: int | None = Field(None, ge=1, description="MiB for keys and values")
+    processor_pixels: int = Field(
+        4 * 2**20,
+        ge=4096,
+        description="pixels that a processor which keeps the size of images (Qwen, GLM) scales them down to",
+    )
+    compile: bool = Field(False, description="run the decoding step as one compiled graph")
     value_cache_mb: int = Field(4096, ge=1, description="MiB for the images of a value replica")
     max_pixels: int = Field(32 * 2**20, ge=1, description="most pixels of an image")
     limits: ChatLimits = Field(

@@ -54,26 +54,39 @@ class SharedPrefixKV:
     """Keys and values of N images, and the rows that read them.
 
     ``masked`` [N, 1, 1, T] marks padding (None: there is none). Row r stands at ``places[r]`` of the grid
-    [N, width] (None: the R = N * width rows stand in order), behind ``lengths[r]`` tokens.
+    [N, width] (None: the R = N * width rows stand in order), behind ``lengths[r]`` tokens. ``sources``
+    [N * width] is the row at each place, 0 where there is none.
     """
 
     kv: KV
     masked: Tensor | None
     places: Tensor | None
+    sources: Tensor | None
     width: int
-    lengths: Sequence[int]
+    lengths: Sequence[int] | Tensor
 
     def to_grid(self, rows: Tensor) -> Tensor:
-        """[R, ...] -> [N * width, ...]."""
-        if self.places is None:
-            return rows
-        grid = rows.new_zeros(self.kv.num_rows * self.width, *rows.shape[1:])
-        grid[self.places] = rows
-        return grid
+        """[R, ...] -> [N * width, ...]; a place without a row repeats the first."""
+        return rows if self.sources is None else rows[self.sources]
 
     def to_rows(self, grid: Tensor) -> Tensor:
         """The inverse of ``to_grid``."""
         return grid if self.places is None else grid[self.places]
+
+
+@dataclass(frozen=True, eq=False)
+class OwnKV:
+    """The rows' own keys and values [2, R, kv heads, T, D] in a layer."""
+
+    kv: Tensor
+
+    def scores(self, query: Tensor) -> Tensor:
+        """Return raw scores [R, heads, L, T]."""
+        return _unfold(_scores(_fold(query, self.kv[0]), self.kv[0]), query)
+
+    def output(self, weights: Tensor, query: Tensor) -> Tensor:
+        """Return the sum [R, heads, L, D] of the values by their weights [R, heads, L, T]."""
+        return _unfold(_fold(weights, self.kv[1]) @ self.kv[1], query)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +99,7 @@ class AttentionPass:
 
     shared: SharedPrefixKV
     own: KV
-    starts: Sequence[int]
+    starts: Any  # a sequence of ints; a tensor in ``static_step``
     length: int
     _masks: dict[tuple[str, int | None], Tensor] = field(default_factory=dict)
 
@@ -94,6 +107,11 @@ class AttentionPass:
     def longest(self) -> int:
         """The most tokens that a row holds so far."""
         return max(self.starts)
+
+    @property
+    def num_keys(self) -> int:
+        """How many of a row's own places are read."""
+        return self.longest + self.length
 
     @cached_property
     def is_level(self) -> bool:
@@ -118,14 +136,13 @@ class AttentionPass:
 
     def masked_own(self, window: int | None) -> Tensor | None:
         """[R, 1, L, T] marks the rows' own keys after each new token, or before its window."""
-        end = self.longest + self.length
-        is_windowed = window is not None and end > window
+        is_windowed = window is not None and self.num_keys > window
         if self.is_level and self.length == 1 and not is_windowed:
             return None
         return self._kept("own", window if is_windowed else None, self._masked_own)
 
     def _masked_own(self, window: int | None) -> Tensor:
-        keys = torch.arange(self.longest + self.length, device=self.columns.device)
+        keys = torch.arange(self.num_keys, device=self.columns.device)
         masked = keys > self.columns[:, :, None]
         if window is not None:
             masked |= keys <= self.columns[:, :, None] - window
@@ -138,7 +155,7 @@ class AttentionPass:
         return self._kept("image", window, self._masked_image)
 
     def _masked_image(self, window: int) -> Tensor:
-        lengths = torch.tensor(self.shared.lengths, device=self.columns.device)
+        lengths = torch.as_tensor(self.shared.lengths, device=self.columns.device)
         keys = torch.arange(self.shared.kv.num_tokens, device=self.columns.device)
         masked = keys <= (lengths[:, None] + self.columns - window)[:, :, None]
         grid = self.shared.to_grid(masked)
@@ -153,18 +170,19 @@ class AttentionPass:
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
         """Append key, value [R, kv heads, L, D] to the rows' own; return the output [R, heads, L, D]."""
         layer: int = module.layer_idx  # type: ignore[assignment]
-        end, own = self.longest + self.length, self.own.layer(layer)
+        end, own = self.num_keys, self.own.layer(layer)
         if self.is_level:
             own[0, :, :, self.longest : end] = key
             own[1, :, :, self.longest : end] = value
         else:
             own[0][self.rows, :, self.columns] = key.transpose(1, 2)
             own[1][self.rows, :, self.columns] = value.transpose(1, 2)
-        return self._joint(self.shared.kv.layer(layer), query, own[:, :, :, :end], how)
+        return self.joint(self.shared.kv.layer(layer), query, OwnKV(own[:, :, :, :end]), how)
 
-    def _joint(self, kv: Tensor, query: Tensor, own: Tensor, how: Scoring) -> Tensor:
+    def joint(self, kv: Tensor, query: Tensor, own: OwnKV, how: Scoring) -> Tensor:
+        """Return the output of attention over the images' ``kv`` and the rows' own, by one softmax."""
         shared = self.shared
-        scores = how.capped(_unfold(_scores(_fold(query, own[0]), own[0]), query))
+        scores = how.capped(own.scores(query))
         if (masked := self.masked_own(how.window)) is not None:
             scores = scores.masked_fill_(masked, float("-inf"))
         grid = shared.to_grid(query)
@@ -177,10 +195,10 @@ class AttentionPass:
         # Joined where the many keys are, so that only the few scores beside them are moved.
         beside = _fold(shared.to_grid(scores), kv[0])
         weights = torch.cat([above, beside], dim=-1).mul_(how.scaling).softmax(dim=-1).to(query.dtype)
-        above, beside = weights.split([kv.shape[3], own.shape[3]], dim=-1)
+        above, beside = weights.split([kv.shape[3], scores.shape[-1]], dim=-1)
         out = shared.to_rows(_unfold(above @ kv[1], grid))
         weights = shared.to_rows(_unfold(beside, grid))
-        return out + _unfold(_fold(weights, own[1]) @ own[1], query)
+        return out + own.output(weights, query)
 
 
 def _scores(folded: Tensor, key: Tensor) -> Tensor:

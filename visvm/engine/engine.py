@@ -15,6 +15,7 @@ from visvm.engine.image_store import ImageStore, Prefix
 from visvm.engine.kv import KV
 from visvm.engine.linear import few_rows, pack_linears, refresh
 from visvm.engine.row_state import RowStates, Tensors, joined, tracking
+from visvm.engine.static_step import StaticStep
 from visvm.records import DecodedImage, Prompt
 
 if TYPE_CHECKING:
@@ -26,11 +27,17 @@ PREFILL_BATCH = 16  # images encoded together: bounds what prefill takes beside 
 class Engine:
     """A family's language model over images that are stored once. Inference only; exact for any batch."""
 
-    def __init__(self, family: Family, *, max_images: int = 64, budget: int | None = None) -> None:
-        """At most ``max_images`` are stored at a time, in at most ``budget`` bytes."""
+    def __init__(
+        self, family: Family, *, max_images: int = 64, budget: int | None = None, compile: bool = False
+    ) -> None:
+        """At most ``max_images`` are stored at a time, in at most ``budget`` bytes.
+
+        With ``compile`` the decoding step is one compiled graph: see ``StaticStep``.
+        """
         self.family = family
         self.packed = pack_linears(family.language_model)
         self.images = ImageStore(self.new_kv, max_images=max_images, budget=budget)
+        self.static_step = StaticStep(family) if compile else None
 
     def new_kv(self, rows: int, tokens: int) -> KV:
         """Return room for the keys and values of rows of tokens, all zeros."""
@@ -83,7 +90,7 @@ class Engine:
         texts: Sequence[Sequence[int]],
         befores: Sequence[KV | None] | None = None,
     ) -> tuple[Tensor, KV]:
-        """Read token rows, each behind its image and then ``befores`` (one row each).
+        """Read token rows, each behind its image and then ``befores`` (one row each); a row may be empty.
 
         Returns the last hidden states [R, L, hidden], and the keys and values of the rows, what came
         before included; both right padded.
@@ -110,15 +117,18 @@ class Engine:
         self, prefixes: Sequence[Prefix], texts: Sequence[Sequence[int]], before: Sequence[KV | None]
     ) -> tuple[Tensor, KV]:
         starts = [0 if kv is None else kv.num_tokens for kv in before]
+        states = RowStates(self.states_of(prefixes, before))
         tokens = pad_sequence([torch.tensor(row, dtype=torch.long) for row in texts], batch_first=True)
         own = self.new_kv(len(texts), max(starts) + tokens.shape[1])
         for i, kv in enumerate(before):
             if kv is not None:
                 own.put(i, kv)
+        if tokens.shape[1] == 0:  # empty texts: nothing is computed, all is as it was before
+            hidden = own.groups[0].new_zeros(len(texts), 0, prefixes[0].state.shape[-1])
+            return hidden, replace(own, states=states.before if self.family.has_states else None)
         device = self.family.device
         rows = AttentionPass(self.images.shared(prefixes), own, starts, length=tokens.shape[1])
         offsets = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
-        states = RowStates(self.states_of(prefixes, before))
         hidden = self.append(rows, offsets, tokens.to(device), states)
         return hidden, replace(own, states=states.after if self.family.has_states else None)
 

@@ -90,25 +90,31 @@ class ImageStore:
         weakref.finalize(prefix, heapq.heappush, self.free, slot).atexit = False
         return prefix
 
-    def shared(self, prefixes: Sequence[Prefix]) -> SharedPrefixKV:
-        """What rows read that stand behind these images, one row each."""
+    def shared(self, prefixes: Sequence[Prefix], *, is_static: bool = False) -> SharedPrefixKV:
+        """Return what rows read that stand behind these images, one row each.
+
+        With ``is_static`` it is the whole store, so that shapes and addresses are the same at each call.
+        """
         slots = [prefix.slot for prefix in prefixes]
-        used = sorted(set(slots))
+        used, longest = sorted(set(slots)), max(prefix.length for prefix in prefixes)
         low, high = used[0], used[-1] + 1
+        if is_static:
+            low, high, longest = 0, self.kv.num_rows, self.kv.num_tokens
         # A slice costs nothing, but attention over images that nobody asks for does.
-        if high - low <= 2 * len(used):
+        if is_static or high - low <= 2 * len(used):
             used, kv = list(range(low, high)), self.kv.rows(slice(low, high))
         else:
             kv = self.kv.rows(used)
         lengths = torch.tensor([self.lengths[slot] for slot in used])
-        longest = max(prefix.length for prefix in prefixes)
-        places, width = _grid(slots, used)
         masked = (torch.arange(longest) >= lengths[:, None])[:, None, None]
+        places, sources, width = _grid(slots, used, is_rounded=is_static)
+        in_order = places == list(range(len(sources))) and not is_static
         device = kv.groups[0].device
         return SharedPrefixKV(
             kv.tokens(0, longest),
-            masked.to(device) if bool(masked.any()) else None,
-            None if places == list(range(len(used) * width)) else torch.tensor(places, device=device),
+            masked.to(device) if is_static or bool(masked.any()) else None,
+            None if in_order else torch.tensor(places, device=device),
+            None if in_order else torch.tensor(sources, device=device),
             width,
             [prefix.length for prefix in prefixes],
         )
@@ -159,13 +165,20 @@ class ImageStore:
             heapq.heappush(self.free, slot)
 
 
-def _grid(slots: Sequence[int], used: Sequence[int]) -> tuple[list[int], int]:
-    """The place of each row in the grid [used, width], and the width."""
+def _grid(slots: Sequence[int], used: Sequence[int], *, is_rounded: bool) -> tuple[list[int], list[int], int]:
+    """The place of each row in the grid [used, width], the row at each place (else 0), and the width.
+
+    With ``is_rounded`` the width is a power of two.
+    """
     index = {slot: i for i, slot in enumerate(used)}
     filled = [0] * len(used)
     columns = []
     for slot in slots:
         columns.append(filled[index[slot]])
         filled[index[slot]] += 1
-    width = max(filled)
-    return [index[slot] * width + column for slot, column in zip(slots, columns, strict=True)], width
+    width = 1 << (max(filled) - 1).bit_length() if is_rounded else max(filled)
+    places = [index[slot] * width + column for slot, column in zip(slots, columns, strict=True)]
+    sources = [0] * (len(used) * width)
+    for row, place in enumerate(places):
+        sources[place] = row
+    return places, sources, width

@@ -78,16 +78,24 @@ class SequenceBatch:
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Append a token to every row; their last hidden states [R, hidden]."""
-        device = self.engine.family.device
-        images = self.engine.images
+        images, static = self.engine.images, self.engine.static_step
         if self._shared is None or self._version != images.version:
-            self._shared, self._version = images.shared(self.prefixes), images.version
-        rows = AttentionPass(self._shared, self.kv.rows(slice(len(self))), self.lengths, length=1)
-        offsets = torch.tensor([prefix.next_position for prefix in self.prefixes], device=device)
-        states = RowStates(self.states)
-        hidden = self.engine.append(rows, offsets, torch.tensor(tokens, device=device)[:, None], states)
-        self.states = states.after
+            self._shared = images.shared(self.prefixes, is_static=static is not None)
+            self._version = images.version
+        offsets = [prefix.next_position for prefix in self.prefixes]
+        if static is not None:
+            hidden = static(self._shared, self.kv, (tokens, self.lengths, offsets))
+        else:
+            hidden = self._append(self._shared, tokens, offsets)
         self.lengths = [length + 1 for length in self.lengths]
+        return hidden
+
+    def _append(self, shared: SharedPrefixKV, tokens: Sequence[int], offsets: Sequence[int]) -> Tensor:
+        device = self.engine.family.device
+        rows = AttentionPass(shared, self.kv.rows(slice(len(self))), self.lengths, length=1)
+        states, column = RowStates(self.states), torch.tensor(tokens, device=device)[:, None]
+        hidden = self.engine.append(rows, torch.tensor(offsets, device=device), column, states)
+        self.states = states.after
         return hidden[:, 0]
 
     def text(self, row: int, start: int, end: int) -> KV:

@@ -20,7 +20,8 @@ from visvm.engine.attention import recording, use_row_attention
 from visvm.engine.kv import Layout
 from visvm.engine.row_state import RowStates, Tensors, num_bytes, rows_of, tracking, use_row_states
 from visvm.families.conversation import messages
-from visvm.families.table import PROMPT_IN_PREFIX
+from visvm.families.limits import cap_pixels
+from visvm.families.table import MAX_IMAGE_PIXELS, PROMPT_IN_PREFIX
 from visvm.families.templates import check_template
 from visvm.records import Conversation, DecodedImage, Prompt
 
@@ -41,14 +42,22 @@ class ImageEnd(NamedTuple):
 class Family:
     """A VLM's processor and base model (without the language-model head), behind one interface."""
 
-    def __init__(self, base: Any, processor: Any, template: Mapping[str, Any] | None = None) -> None:
-        """Wrap ``base`` (``LlavaModel``, ...); ``template`` are options of the chat template."""
+    def __init__(
+        self,
+        base: Any,
+        processor: Any,
+        template: Mapping[str, Any] | None = None,
+        *,
+        max_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        """Wrap ``base`` (``LlavaModel``, ...), with options of the chat template; see ``cap_pixels``."""
         self.base: Any = base
         self.processor, self.tokenizer = processor, processor.tokenizer
         self.template = dict(template or {})
         check_template(processor.chat_template, self.template)
         self.language_model: Any = self.base.get_decoder()
         config = self.base.config
+        cap_pixels(config, processor, max_pixels)
         self.image_token_id: int = getattr(config, "image_token_id", None) or config.image_token_index
         rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
         self.has_position_axes = "mrope_section" in rope

@@ -29,6 +29,19 @@ FAMILIES = (
 )
 # The whole prompt is read in both directions, so it is part of the prefix.
 PROMPT_IN_PREFIX = ("paligemma",)
+# Their processors keep the size of an image up to ``size["longest_edge"]`` pixels: 12 million and more as
+# checkpoints are published, 16,384 tokens. All others scale or cut it to a size of their own.
+SIZED_BY_PIXELS = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "glm4v",
+    "glm4v_moe",
+)
+MAX_IMAGE_PIXELS = 4 * 2**20  # about 5,000 tokens
 REFUSED = {
     "florence2": "it is an encoder-decoder",
     "mllama": "it attends to images by cross attention",

@@ -187,3 +187,12 @@ def test_a_score_that_is_no_number_is_an_error_of_its_caption() -> None:
     for _ in run_tasks(FakePolicy(), NoScorer(), [task]):
         pass
     assert "nan" in str(task.error)
+
+
+def test_image_and_prompt_are_bounded_by_the_context(folder: str) -> None:
+    policy = make(folder)
+    (branch,) = policy.open([Request(tiny.image(0), SHORT)])
+    policy.family.text_config.max_position_embeddings = branch.num_prompt_tokens
+    results = run(policy, [SHORT, SHORT + " and more", SHORT])
+    assert [isinstance(one, ValueError) for one in results] == [False, True, False]
+    assert "give a smaller image or a shorter prompt" in str(results[1])
