@@ -49,4 +49,7 @@ def read_config(name: str) -> Any:
         return AutoConfig.from_pretrained(mirror.settings(base or name), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         what = f"{name!r}, whose base is {base!r}" if base else repr(name)
-        raise ValueError(f"cannot read a model at {what}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if "trust_remote_code" in str(error):
+            reason = "it comes with code of its own (auto_map), which is never run here"
+        raise ValueError(f"cannot read a model at {what}: {reason}") from None

@@ -79,13 +79,16 @@ class ValueScorer:
 
     def _answer(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[Tensor]:
         """The outputs of the first questions, as many as there are prefixes."""
-        befores = self._read_before(questions, prefixes)
+        befores, ends = self._read_before(questions, prefixes)
         candidates = [_ids(self.reader, question) for question in questions[: len(prefixes)]]
         behind = [prefix for prefix, rows in zip(prefixes, candidates, strict=True) for _ in rows]
         before = [kv for kv, rows in zip(befores, candidates, strict=True) for _ in rows]
         texts = [row for rows in candidates for row in rows]
         hidden, _ = self.engine.read(behind, texts, before)
-        values = self.model.head(hidden[list(range(len(texts))), [len(row) - 1 for row in texts]]).cpu()
+        # Where a candidate has no token of its own, nothing was said: it is worth what came before.
+        ends = [end for end, rows in zip(ends, candidates, strict=True) for _ in rows]
+        states = [hidden[i, len(row) - 1] if row else ends[i] for i, row in enumerate(texts)]
+        values = self.model.head(torch.stack(states)).cpu()
         parts = values.split([len(rows) for rows in candidates])
         return [self._nothing_follows(*pair) for pair in zip(parts, questions, strict=False)]
 
@@ -117,21 +120,25 @@ class ValueScorer:
         keys = [image.content_hash for image in images]
         self._prefixes.update(zip(keys, self.engine.prefill(images), strict=False))
 
-    def _read_before(self, questions: Sequence[Question], prefixes: Sequence[Prefix]) -> list[KV | None]:
-        """Keys and values of the sentences so far, where they are part of the state."""
+    def _read_before(
+        self, questions: Sequence[Question], prefixes: Sequence[Prefix]
+    ) -> tuple[list[KV | None], list[Tensor]]:
+        """Keys and values of the sentences so far, where they are part of the state; last hidden states."""
         befores: list[KV | None] = [None] * len(prefixes)
+        ends = [prefix.state for prefix in prefixes]
         if self.config.state == "sentence":
-            return befores
+            return befores, ends
         texts = {
             i: [token for text in question.prefix for token in self.reader.sentence_ids(text, False)]
             for i, question in enumerate(questions[: len(prefixes)])
             if question.prefix
         }
         if texts:
-            _, kv = self.engine.read([prefixes[i] for i in texts], list(texts.values()))
+            hidden, kv = self.engine.read([prefixes[i] for i in texts], list(texts.values()))
             for row, (i, ids) in enumerate(texts.items()):
                 befores[i] = kv.row(row, 0, len(ids))
-        return befores
+                ends[i] = hidden[row, len(ids) - 1] if ids else ends[i]
+        return befores, ends
 
 
 def _ids(reader: StateReader, question: Question) -> list[tuple[int, ...]]:

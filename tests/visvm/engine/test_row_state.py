@@ -95,3 +95,17 @@ def test_checkpointing_of_such_a_value_model_is_refused(folder: Path, tmp_path: 
     rollout = Rollout("0", "x.png", "x", (Response(("A dog.",), (0.1,), stopped=True),))
     with pytest.raises(ValueError, match="gradient_checkpointing"):
         build(str(folder), [rollout, rollout], ValueTraining(gradient_checkpointing=True))
+
+
+def test_empty_texts_are_read_as_nothing(policy: SharedPrefixPolicy) -> None:
+    """Alone or among others: no hidden state, and the states are those of the image."""
+    engine = policy.engine
+    (prefix,) = engine.prefill([tiny.image(0)])
+    alone, own = engine.read([prefix], [[]])
+    among, kv = engine.read([prefix, prefix], [[], [10, 11]])
+    assert alone.shape[:2] == (1, 0) and own.num_tokens == 0
+    assert own.states and kv.states
+    for key, state in prefix.row_states.items():
+        assert torch.equal(own.states[key], state) and torch.equal(kv.states[key][:1], state)
+    expected, _ = engine.read([prefix], [[10, 11]])
+    torch.testing.assert_close(among[1], expected[0])

@@ -199,3 +199,16 @@ def test_a_folder_that_is_not_a_value_model_is_refused(policies: dict[str, str],
         VisionValueModel.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="cannot read a model"):
         VisionValueModel.from_policy(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("state", ["sentence", "prefix"])
+def test_an_empty_sentence_is_worth_what_came_before(policies: dict[str, str], state: str) -> None:
+    """Its score is no other row's padding, whether it stands alone or among others."""
+    scorer = ValueScorer(make(policies["llava"], state=state))
+    so_far = SENTENCES[:1]
+    among = scorer.score([question(0, ("", *SENTENCES, " "), prefix=so_far)])[0]
+    (alone,) = scorer.score([question(0, ("",), prefix=so_far)])[0]
+    (before,) = scorer.score([question(0, so_far)])[0]
+    assert [among[0], among[-1]] == close_to([alone, alone])
+    assert (alone == close_to(before)) is (state == "prefix")
+    assert among[1:-1] == close_to(scorer.score([question(0, prefix=so_far)])[0])
