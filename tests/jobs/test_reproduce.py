@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from jobs import reproduce
+from jobs.caption import CaptionConfig
 from jobs.runner.part_files import PartFiles
 from jobs.workflow import benchmarks, reproduce_report
 from jobs.workflow.reproduce_config import ReproduceConfig
@@ -24,7 +25,7 @@ from visvm.world.benchmarks import rating
 from visvm.world.scenes import layout
 
 ROOT = Path(__file__).parents[2]
-SMALL = {
+SMALL: dict[str, Any] = {
     "num_test": 12,
     "num_step_sizes": 6,
     "step_sizes": (1,),
@@ -38,6 +39,9 @@ SMALL = {
 class WrittenStages(Stages):
     """Stages whose models are not trained and whose captions the world's writer writes; the rest is real."""
 
+    written: list[str] = field(default_factory=list)
+    breaks_at: int = 0
+
     def rollouts(self, name: str, images: str, **options: Any) -> Metrics:
         return {}
 
@@ -45,17 +49,25 @@ class WrittenStages(Stages):
         return {}
 
     def metrics(self, name: str) -> Metrics:
-        return {"reward_mean": 0.4}
+        return {"reward_mean": 0.4} if name.startswith("rollouts") else super().metrics(name)
 
     def finetune(self, name: str, captions: str, **options: Any) -> str:
         return f"{self.path(name)}/model"
 
     def captions(self, name: str, images: str, **options: Any) -> str:
         write = writer.truthful if "visvm" in name else writer.caption
-        rows = [_row(Path(images), index, write) for index in range(options["sample"])]
-        files = PartFiles(f"{self.path(name)}/captions", CAPTIONS)
-        files.add(pa.Table.from_pylist(rows, schema=CAPTIONS))
-        files.flush()
+
+        def work(config: CaptionConfig) -> Metrics:
+            self.written.append(name)
+            if len(self.written) == self.breaks_at:
+                raise KeyboardInterrupt
+            rows = [_row(Path(images), index, write) for index in range(options["sample"])]
+            files = PartFiles(f"{config.out}/captions", CAPTIONS)
+            files.add(pa.Table.from_pylist(rows, schema=CAPTIONS))
+            files.flush()
+            return {}
+
+        self.run(name, work, CaptionConfig, {"images": images, **options})
         return self.path(name)
 
 
@@ -95,6 +107,25 @@ def test_the_page_has_the_tables_with_the_paper_beside_ours(tmp_path: Path) -> N
     verdicts = {(cells[0], cells[1]): cells[-1] for cells in order.cells}
     assert verdicts["stepwise, value (VisVM)", "greedy"] == "as in the paper"
     assert verdicts["MCTS, CLIP reward", "best of 30"] == "not clear of 0"  # the same captions
+
+
+def test_a_run_that_broke_off_resumes_with_the_stage_it_was_in(tmp_path: Path) -> None:
+    given: dict[str, Any] = SMALL | {
+        "num_test": 6,
+        "num_step_sizes": 2,
+        "methods": ("greedy", "prm", "visvm"),
+    }
+    config = load(ReproduceConfig, model="world", size="small", out=str(tmp_path), **given)
+    broken = WrittenStages(str(tmp_path), 0, {"policy": "world"}, breaks_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.follow(config, broken)
+    resumed = WrittenStages(str(tmp_path), 0, {"policy": "world"})
+    reproduce.follow(config, resumed)
+    assert resumed.written[0] == broken.written[-1]
+    assert not set(broken.written[:-1]) & set(resumed.written)
+    again = WrittenStages(str(tmp_path), 0, {"policy": "world"})
+    reproduce.follow(config, again)
+    assert again.written == []
 
 
 def test_the_dry_run_lists_the_stages_that_a_run_would_run(capsys: pytest.CaptureFixture[str]) -> None:
