@@ -18,8 +18,8 @@ from visvm.search import METHODS
 
 ITEM = 2  # bytes of bfloat16
 CLIP_TOKENS = 77
-# Tokens relative to a stepwise search, as in docs/results/world.json.
-MORE_TOKENS = {"mcts": 5.0, "oracle": 5.0}
+# Tokens relative to a stepwise search, as in docs/results/world.json and heads.json.
+MORE_TOKENS = {"mcts": 5.0, "mcts_value": 5.0, "oracle": 5.0, "particles": 2.0}
 
 
 def actor_seconds(
@@ -68,7 +68,7 @@ def _writing(config: WritingNeeds | SearchNeeds, rates: Rates) -> tuple[int, flo
     method = config.method
     if method in ("greedy", "sample"):
         return 1, tokens
-    if method == "best_of_n":
+    if method in ("best_of_n", "best_of_n_value"):
         return len(config.temperatures) * config.samples_per_temperature, tokens * rates.longest
     assert method in METHODS, method
     rows = 1 + config.step_size * len(config.temperatures)
