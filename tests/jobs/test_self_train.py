@@ -63,7 +63,7 @@ class Recorded(Stages):
 
     asked: ClassVar[list[tuple[str, dict[str, Any]]]] = []
 
-    def _run(self, name: str, work: Any, config_class: Any, options: Any) -> dict[str, Any]:
+    def run(self, name: str, work: Any, config_class: Any, options: Any) -> dict[str, Any]:
         self.asked.append((name, load(config_class, out=self.path(name), **options).model_dump()))
         if "rollouts" in name:
             return {"reward_mean": 0.4}
