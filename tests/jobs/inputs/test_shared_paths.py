@@ -37,10 +37,17 @@ def test_a_cluster_of_several_nodes_takes_no_path_of_one_machine(tiny_policy: Pa
 
 OTHER_TEXT = {
     *("device", "dtype", "prompt", "prompts", "shard", "method", "methods", "sft", "size", "host"),  # words
+    *("unit", "units"),  # words
     *("scorer", "search"),  # MODULE:NAME, which every node imports
-    *("deepspeed", "api_keys", "questions"),  # files that the driver alone reads
+    *("deepspeed", "api_keys", "questions", "cluster"),  # files that the driver alone reads
     *("policy_model", "license", "datasets", "push_to_hub"),  # of the model card and the hub
-    *("endpoint", "model", "cors_origins"),  # a server, and its name of its model
+    *(
+        "endpoint",
+        "model",
+        "judge_endpoint",
+        "judge_model",
+        "cors_origins",
+    ),  # a server, and its name of its model
 }
 """Fields of text that are neither a path nor a model that other nodes read."""
 
