@@ -18,7 +18,7 @@ from jobs import lmms_eval
 from tests.support.paths import ROOT
 
 PROGRAM = """
-import json, os, pathlib, sys
+import json, pathlib, sys
 config = dict(line.strip().split(": ", 1) for line in open(sys.argv[2]))
 args = dict(pair.split("=", 1) for pair in config["model_args"].split(","))
 print("asked", args["base_url"], args["model"])
@@ -32,7 +32,8 @@ metrics = {"alias": "pope", "acc,none": 0.5, "acc_stderr,none": 0.1, "f1,none": 
 metrics |= {"f1_stderr_clt,none": 0.2, "f1_stderr_clustered,none": "N/A"}
 metrics["submission,none"] = None
 (out / "1_results.json").write_text(json.dumps({"results": {config["tasks"]: metrics}}))
-rows = [json.dumps({"resps": [[text]], "variables": dict(os.environ)}) for text in answers]
+rows = [json.dumps({"filtered_resps": text}) for text in answers[:2]]
+rows += [json.dumps({"resps": [[answers[2]]]})]
 (out / f"1_samples_{config['tasks']}.jsonl").write_text("\\n".join(rows))
 """
 

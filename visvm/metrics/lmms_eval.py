@@ -119,7 +119,8 @@ def _count(samples: Path | None) -> dict[str, Any]:
         return counts
     with samples.open() as lines:
         for line in lines:
-            answers = [*_texts(json.loads(line).get("resps"))]
+            sample = json.loads(line)  # "resps" is left out where filters change nothing
+            answers = [*_texts(sample.get("resps")), *_texts(sample.get("filtered_resps"))]
             failed = [text for text in answers if FAILED in text]
             counts["num_samples"] += 1
             counts["num_failed"] += bool(failed)
